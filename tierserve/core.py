@@ -1,0 +1,97 @@
+"""The values that cross rooms. They hold data and derive data; nothing here waits, reads or writes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    """The two tiers. What they are called on the wire is configured."""
+
+    SMALL = "small"
+    LARGE = "large"
+
+    @property
+    def other(self) -> "Role":
+        return Role.LARGE if self is Role.SMALL else Role.SMALL
+
+
+class Kind(StrEnum):
+    """The two endpoints of OpenAI's API that generate."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+
+
+class Cause(StrEnum):
+    """Why a tier was chosen. Each decision has one."""
+
+    MODEL = "model"  # the caller named the tier in `model`
+    HEADER = "header"  # the caller named it in `x-tierserve-tier`
+    SCORE = "score"  # the prompt was scored
+    CACHE = "cache"  # the same prompt was scored before
+    CONTEXT = "context"  # it would have been the small tier, which can't hold the prompt
+    FAILOVER = "failover"  # the tier that was chosen can't answer
+
+
+class Status(StrEnum):
+    """How a request ended."""
+
+    OK = "ok"
+    INVALID = "invalid"  # the caller's fault
+    UNAVAILABLE = "unavailable"  # no tier could answer
+    CANCELLED = "cancelled"  # the caller went away
+    ERROR = "error"  # broken off after the answer had begun, or a fault of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a prompt goes and why. `score` is 0 (trivial) to 10 (hard); None where nobody asked for one."""
+
+    role: Role
+    cause: Cause
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One accepted request.
+
+    `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
+    one. `texts` is what the router scores. `forced` is set, with its cause, when the caller chose the tier.
+    """
+
+    id: str
+    kind: Kind
+    body: Mapping[str, Any]
+    texts: tuple[str, ...]
+    stream: bool = False
+    forced: tuple[Role, Cause] | None = None
+    parsed: Any = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens in and out of one answer, as the engine counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How one request went: the single record that metrics, cost and logs read. Times are seconds since arrival.
+
+    `first_byte_s` is when the first byte of the answer was at hand: for a stream its first event, else the whole.
+    `decision` and `tier` are None when the request ended before one was made.
+    """
+
+    call: Call
+    status: Status = Status.ERROR
+    decision: Decision | None = None
+    tier: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    route_s: float | None = None
+    first_byte_s: float | None = None
+    total_s: float = 0.0

@@ -1,0 +1,107 @@
+"""The life of a request: route, generate, record. No HTTP here, and no vLLM."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from tierserve.core import Call, Cause, Decision, Outcome, Role, Status
+from tierserve.errors import RequestError, TierBusy, TierUnavailable
+from tierserve.router.router import Router
+from tierserve.tiers.base import Reply
+from tierserve.tiers.pair import TierPair
+
+log = logging.getLogger(__name__)
+
+Record = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`events` is None where `body` is the whole answer. `tier` is the name of the one that spoke."""
+
+    tier: str
+    decision: Decision
+    body: bytes
+    events: AsyncGenerator[bytes, None] | None
+
+
+class Pipeline:
+    """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended."""
+
+    def __init__(
+        self, router: Router, tiers: TierPair, record: Record, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._router = router
+        self._tiers = tiers
+        self._record = record
+        self._clock = clock
+
+    async def answer(self, call: Call) -> Answer:
+        """Answer a call. Raises RequestError, or TierUnavailable when no tier is left that could."""
+        started = self._clock()
+        outcome = Outcome(call)
+        try:
+            decision = outcome.decision = await self.decide(call)
+            outcome.route_s = self._clock() - started
+            outcome.decision, reply = await self._generate(call, decision)
+            outcome.tier = self._tiers[outcome.decision.role].name
+            outcome.first_byte_s = self._clock() - started
+        except BaseException as error:
+            self._end(outcome, _status_of(error), started)
+            raise
+        if reply.events is None:
+            outcome.usage = reply.usage
+            self._end(outcome, Status.OK, started)
+            return Answer(outcome.tier, outcome.decision, reply.body, None)
+        return Answer(outcome.tier, outcome.decision, b"", self._stream(reply, outcome, started))
+
+    async def decide(self, call: Call) -> Decision:
+        """The router's decision, unless the small tier can't hold the prompt. Raises RequestError."""
+        decision = await self._router.decide(call.texts, call.forced)
+        if decision.role is Role.SMALL and call.forced is None and not await self._tiers[Role.SMALL].fits(call):
+            return replace(decision, role=Role.LARGE, cause=Cause.CONTEXT)
+        return decision
+
+    async def _generate(self, call: Call, decision: Decision) -> tuple[Decision, Reply]:
+        """From the tier decided on; where it can't answer, from the other, unless the caller insisted on the first."""
+        try:
+            return decision, await self._tiers[decision.role].generate(call)
+        except TierUnavailable as error:
+            other = decision.role.other
+            # A prompt that is too long for the small tier has nowhere else to go; a full queue is no failure.
+            if call.forced is not None or decision.cause is Cause.CONTEXT or isinstance(error, TierBusy):
+                raise
+            log.warning(
+                "%s can't answer (%s), asking %s", self._tiers[decision.role].name, error, self._tiers[other].name
+            )
+            return replace(decision, role=other, cause=Cause.FAILOVER), await self._tiers[other].generate(call)
+
+    async def _stream(self, reply: Reply, outcome: Outcome, started: float) -> AsyncGenerator[bytes, None]:
+        assert reply.events is not None
+        status = Status.CANCELLED  # what it is when nobody reads to the end
+        try:
+            async with aclosing(reply.events):
+                async for event in reply.events:
+                    yield event
+            status = Status.ERROR if reply.broken else Status.OK
+        except Exception:
+            status = Status.ERROR
+            raise
+        finally:
+            outcome.usage = reply.usage
+            self._end(outcome, status, started)
+
+    def _end(self, outcome: Outcome, status: Status, started: float) -> None:
+        outcome.status = status
+        outcome.total_s = self._clock() - started
+        self._record(outcome)
+
+
+def _status_of(error: BaseException) -> Status:
+    if isinstance(error, RequestError):
+        return Status.INVALID
+    if isinstance(error, TierUnavailable):
+        return Status.UNAVAILABLE
+    return Status.ERROR if isinstance(error, Exception) else Status.CANCELLED

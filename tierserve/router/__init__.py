@@ -1,0 +1,1 @@
+"""From a prompt to a decision. Knows no engine and no HTTP."""

@@ -1,0 +1,1 @@
+"""OpenAI's API over aiohttp: reads requests, asks the pipeline, writes answers."""

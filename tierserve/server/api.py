@@ -1,0 +1,209 @@
+"""The endpoints."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from http import HTTPStatus
+
+from aiohttp import web
+
+from tierserve import __version__
+from tierserve.config import NodeConfig
+from tierserve.core import Call, Kind
+from tierserve.errors import TierserveError
+from tierserve.pipeline import Answer, Pipeline
+from tierserve.router.router import Router
+from tierserve.server.reading import AUTO, check_request_id, read_call, read_json
+from tierserve.server.refusal import fault, refusal
+from tierserve.telemetry.metrics import Metrics
+from tierserve.tiers.base import TierState
+from tierserve.tiers.pair import TierPair
+
+log = logging.getLogger(__name__)
+
+PIPELINE = web.AppKey("pipeline", Pipeline)
+ROUTER = web.AppKey("router", Router)
+TIERS = web.AppKey("tiers", TierPair)
+METRICS = web.AppKey("metrics", Metrics)
+# Set once the node is asked to end: answers then close their connections, so that none is left to wait for.
+DRAINING = web.AppKey("draining", asyncio.Event)
+# The tasks that are reading or answering a request.
+IN_FLIGHT = web.AppKey("in_flight", set[asyncio.Task[object] | None])
+
+_JSON = "application/json"
+_STARTED = int(time.time())
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+routes = web.RouteTableDef()
+
+
+def create_app(
+    config: NodeConfig, pipeline: Pipeline, router: Router, tiers: TierPair, metrics: Metrics
+) -> web.Application:
+    app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
+    app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
+    app[DRAINING], app[IN_FLIGHT] = asyncio.Event(), set()
+    metrics.watch_in_flight(lambda: len(app[IN_FLIGHT]))
+    for tier in tiers:
+        metrics.watch_tier(tier.name, lambda tier=tier: tier.state is TierState.READY)
+    app.add_routes(routes)
+    return app
+
+
+@routes.post("/v1/chat/completions")
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    return await _generate(request, Kind.CHAT)
+
+
+@routes.post("/v1/completions")
+async def completions(request: web.Request) -> web.StreamResponse:
+    return await _generate(request, Kind.COMPLETION)
+
+
+@routes.post("/v1/route")
+async def route(request: web.Request) -> web.Response:
+    """The decision for a chat or completion request, without an answer."""
+    body = read_json(await request.read())
+    call = _read_call(request, Kind.CHAT if "messages" in body else Kind.COMPLETION, body)
+    decision = await request.app[PIPELINE].decide(call)
+    return web.json_response(
+        {
+            "object": "route",
+            "model": request.app[TIERS][decision.role].name,
+            "tier": decision.role,
+            "score": decision.score,
+            "threshold": request.app[ROUTER].threshold,
+            "cause": decision.cause,
+        }
+    )
+
+
+@routes.get("/v1/models")
+async def models(request: web.Request) -> web.Response:
+    tiers = request.app[TIERS]
+    lengths = [tier.max_model_len for tier in tiers if tier.max_model_len is not None]
+    cards = [_card(AUTO, max(lengths, default=None))] + [_card(tier.name, tier.max_model_len) for tier in tiers]
+    return web.json_response({"object": "list", "data": cards})
+
+
+@routes.get("/v1/models/{model:.+}")
+async def model(request: web.Request) -> web.Response:
+    name = request.match_info["model"]
+    for tier in request.app[TIERS]:
+        if name == tier.name:
+            return web.json_response(_card(name, tier.max_model_len))
+    if name == AUTO:
+        return web.json_response(_card(AUTO, None))
+    raise web.HTTPNotFound
+
+
+@routes.get("/health")
+async def health(request: web.Request) -> web.Response:
+    """Whether the process is alive: it answers."""
+    return web.json_response({"status": "alive", "version": __version__})
+
+
+@routes.get("/ready")
+async def ready(request: web.Request) -> web.Response:
+    """Whether all tiers can answer."""
+    tiers = request.app[TIERS]
+    draining = request.app[DRAINING].is_set()
+    router_ready = request.app[ROUTER].ready
+    all_ready = router_ready and tiers.ready and not draining
+    body = {
+        "ready": all_ready,
+        "router": _state(TierState.READY if router_ready else TierState.LOADING, "the encoder"),
+        "tiers": {tier.name: _state(tier.state, tier.waiting_for) for tier in tiers},
+    } | ({"draining": True} if draining else {})
+    return web.json_response(body, status=HTTPStatus.OK if all_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    body = request.app[METRICS].render(tier.metrics() for tier in request.app[TIERS])
+    return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
+    call = _read_call(request, kind, read_json(await request.read()))
+    answer = await request.app[PIPELINE].answer(call)
+    headers = _headers(answer)
+    if answer.events is None:
+        return web.Response(body=answer.body, content_type=_JSON, headers=headers)
+    return await _stream(request, answer, headers)
+
+
+async def _stream(request: web.Request, answer: Answer, headers: dict[str, str]) -> web.StreamResponse:
+    assert answer.events is not None
+    response = web.StreamResponse(
+        headers=headers | {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+    )
+    async with aclosing(answer.events):
+        _finish_headers(request, response)
+        await response.prepare(request)
+        async for event in answer.events:
+            await response.write(event)
+    await response.write_eof()
+    return response
+
+
+def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Call:
+    forced = request.headers.get("x-tierserve-tier")
+    return read_call(kind, body, request.app[TIERS], request["id"], forced)
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    score = answer.decision.score
+    return {
+        "x-tierserve-tier": answer.tier,
+        "x-tierserve-score": "none" if score is None else f"{score:.3f}",
+        "x-tierserve-cause": answer.decision.cause,
+        "x-tierserve-escalated": "false",
+    }
+
+
+@web.middleware
+async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Names the request, turns errors into answers, and lets a connection end when the node does."""
+    request["id"] = uuid.uuid4().hex
+    in_flight, task = request.app[IN_FLIGHT], asyncio.current_task()
+    in_flight.add(task)
+    try:
+        if given := request.headers.get("x-request-id"):
+            request["id"] = check_request_id(given)
+        response = await handler(request)
+    except (TierserveError, web.HTTPException) as error:
+        response = refusal(error)
+    except ConnectionError:
+        raise  # the caller is gone: nobody to answer
+    except Exception:
+        log.exception("request %s failed", request["id"])
+        response = fault()
+    finally:
+        in_flight.discard(task)
+    if not response.prepared:
+        _finish_headers(request, response)
+    return response
+
+
+def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["x-request-id"] = request["id"]
+    if request.app[DRAINING].is_set():
+        response.force_close()
+
+
+def _card(name: str, max_model_len: int | None) -> dict[str, object]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": _STARTED,
+        "owned_by": "tierserve",
+        "max_model_len": max_model_len,
+    }
+
+
+def _state(state: TierState, waiting_for: str) -> dict[str, str]:
+    return {"state": state} | ({"waiting_for": waiting_for} if state is TierState.LOADING else {})

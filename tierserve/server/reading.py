@@ -1,0 +1,113 @@
+"""From the bytes of a request to a Call: what every tier needs to know of it, checked. Raises RequestError."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import from_json
+
+from tierserve.core import Call, Cause, Kind, Role
+from tierserve.errors import RequestError, UnknownModel
+from tierserve.tiers.pair import TierPair
+
+AUTO = "auto"
+
+# What may stand in a header and in a log line without a second look.
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+def read_json(raw: bytes) -> dict[str, Any]:
+    """Strict JSON: no NaN, no lone surrogates, no nesting without end."""
+    try:
+        body = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object")
+    return body
+
+
+def read_call(
+    kind: Kind, body: dict[str, Any], tiers: TierPair, request_id: str, forced_tier: str | None
+) -> Call:
+    """`forced_tier` is the header's value; it wins over `model`."""
+    forced = _forced(body.pop("model", AUTO), forced_tier, tiers)
+    stream = body.get("stream")
+    if not isinstance(stream, bool | None):
+        raise RequestError("`stream` must be true or false", "stream")
+    texts = _chat_texts(body) if kind is Kind.CHAT else _prompt_texts(body, forced is None)
+    parsed = tiers.parse(kind, body)
+    return Call(request_id, kind, body, texts, bool(stream), forced, parsed)
+
+
+def check_request_id(request_id: str) -> str:
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise RequestError("x-request-id must be 1 to 128 printable ASCII characters without spaces", "x-request-id")
+    return request_id
+
+
+def _forced(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Cause] | None:
+    if not isinstance(model, str):
+        raise RequestError("`model` must be a text", "model")
+    names = ", ".join(f"`{name}`" for name in (AUTO, *(tier.name for tier in tiers)))
+    role = None if model == AUTO else tiers.role_of(model)
+    if model != AUTO and role is None:
+        raise UnknownModel(f"there is no model {model!r} here; there are {names}", "model")
+    if header is not None:
+        forced = tiers.role_of(header)
+        if forced is None:
+            raise RequestError(f"x-tierserve-tier names no tier; there are {names} and small, large", "x-tierserve-tier")
+        return forced, Cause.HEADER
+    return None if role is None else (role, Cause.MODEL)
+
+
+def _chat_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the user said last, which is what is scored; without a user message, whatever was said last."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("`messages` must be a list with at least one message", "messages")
+    said = [_message_text(message, f"messages.{index}") for index, message in enumerate(messages)]
+    last = messages[-1]
+    if last["role"] == "user" and not said[-1].strip():
+        raise RequestError("the last message is empty: say something", f"messages.{len(messages) - 1}.content")
+    by_user = [text for message, text in zip(messages, said, strict=True) if message["role"] == "user"]
+    return ((by_user or said)[-1],)
+
+
+def _message_text(message: Any, where: str) -> str:
+    if not isinstance(message, dict):
+        raise RequestError(f"`{where}` must be an object with `role` and `content`", where)
+    if message.get("role") not in _ROLES:
+        raise RequestError(f"`{where}.role` must be one of {', '.join(_ROLES)}", f"{where}.role")
+    content = message.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(f"`{where}.content` must be a text or a list of parts", f"{where}.content")
+    return "\n".join(_part_text(part, f"{where}.content.{index}") for index, part in enumerate(content))
+
+
+def _part_text(part: Any, where: str) -> str:
+    if isinstance(part, dict) and part.get("type") in ("text", "refusal"):
+        text = part.get(part["type"])
+        if isinstance(text, str):
+            return text
+    raise RequestError(f"`{where}` must be a part of type `text`: these models read text only", where)
+
+
+def _prompt_texts(body: Mapping[str, Any], scored: bool) -> tuple[str, ...]:
+    """Each prompt of a completion request. Token ids are some tokenizer's, and can't be scored."""
+    prompt = body.get("prompt")
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    if not prompts or any(not isinstance(one, str | int | list) or isinstance(one, bool) for one in prompts):
+        raise RequestError("`prompt` must be a text, a list of texts, or token ids", "prompt")
+    if any(one == "" or one == [] for one in prompts):
+        raise RequestError("`prompt` is empty: say something", "prompt")
+    if all(isinstance(one, str) for one in prompts):
+        return tuple(prompts)
+    if scored:
+        raise RequestError(f"token ids can't be routed: send text, or name a tier instead of `{AUTO}`", "prompt")
+    return ()

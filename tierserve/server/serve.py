@@ -1,0 +1,213 @@
+"""The node's life: listen, load, serve, drain, end. One process, one event loop; the engines are its children."""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import psutil
+from aiohttp import web
+
+from tierserve.config import NodeConfig, ServerConfig
+from tierserve.core import Outcome
+from tierserve.errors import ConfigError
+from tierserve.pipeline import Pipeline
+from tierserve.router.router import Router, build_router
+from tierserve.server.api import DRAINING, IN_FLIGHT, create_app
+from tierserve.telemetry.logs import configure, log_outcome
+from tierserve.telemetry.metrics import Metrics
+from tierserve.tiers.pair import TierPair, build_tiers
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_POLL_S = 0.02
+# A request that is already on its way over an open connection is read within a few turns of the loop.
+_QUIET_POLLS = 3
+# For answers that are complete and still on their way to a slow reader.
+_LAST_BYTES_S = 5.0
+_CHILDREN_S = 3.0
+
+
+def run(config: NodeConfig) -> int:
+    """Serve until a signal says otherwise; returns the exit status. Raises ConfigError or TierStartError."""
+    import uvloop
+
+    configure(config.log)
+    tiers, router = build_tiers(config.tiers), build_router(config.router)
+    listener = _listen(config.server)
+    try:
+        return uvloop.run(_until_signalled(config, router, tiers, listener))
+    finally:
+        listener.close()
+        _end_children()
+        _end_if_still_loading()
+
+
+async def _until_signalled(
+    config: NodeConfig, router: Router, tiers: TierPair, listener: socket.socket
+) -> int:
+    """The first signal lets the node finish what it runs; a second one ends it at once."""
+    first, second = asyncio.Event(), asyncio.Event()
+    received: list[int] = []
+
+    def on_signal(number: int) -> None:
+        received.append(number)
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    life = asyncio.create_task(_live(config, router, tiers, listener, first))
+    hurry = asyncio.create_task(second.wait())
+    await asyncio.wait({life, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if life.done():
+        life.result()
+        return 0
+    log.warning("second signal: ending at once")
+    life.cancel()
+    with suppress(asyncio.CancelledError):
+        await life
+    return 128 + received[-1]
+
+
+async def _live(
+    config: NodeConfig, router: Router, tiers: TierPair, listener: socket.socket, end: asyncio.Event
+) -> None:
+    metrics = Metrics(tier.name for tier in tiers)
+
+    def record(outcome: Outcome) -> None:
+        metrics.record(outcome)
+        log_outcome(outcome)
+
+    app = create_app(config, Pipeline(router, tiers, record), router, tiers, metrics)
+    # A caller that goes away cancels its handler, and so frees its slot in the engine.
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_S)
+    await runner.setup()
+    site = web.SockSite(runner, listener, backlog=_BACKLOG)
+    await site.start()
+    at_once = True
+    try:
+        if await _load(router, tiers, end):
+            _announce(listener, tiers)
+            await end.wait()
+            await _drain(app, site, config.server.drain_s)
+        at_once = False
+    finally:
+        await runner.cleanup()
+        await tiers.stop(at_once)
+        await router.close()
+
+
+async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
+    """Load everything; False when the node was told to end before that was done."""
+
+    async def load() -> None:
+        # One after the other: both import torch, and two threads that import one library wait for each other anyway.
+        log.info("loading the router")
+        await router.start()
+        await tiers.start()
+
+    loading, ending = asyncio.create_task(load()), asyncio.create_task(end.wait())
+    await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    if loading.done():
+        loading.result()
+        return True
+    log.info("told to end while loading")
+    loading.cancel()
+    await asyncio.wait({loading})
+    return False
+
+
+async def _drain(app: web.Application, site: web.SockSite, limit_s: float) -> None:
+    """Stop accepting; wait until what was accepted is answered, or the deadline has passed."""
+    log.info("draining: %d requests in flight, at most %g s", len(app[IN_FLIGHT]), limit_s)
+    app[DRAINING].set()
+    await asyncio.sleep(0)  # connections that the system has taken for us already are ours
+    await site.stop()
+    deadline = time.monotonic() + limit_s
+    quiet = 0
+    while quiet < _QUIET_POLLS and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
+        quiet = 0 if app[IN_FLIGHT] else quiet + 1
+    if app[IN_FLIGHT]:
+        log.warning("%d requests cut off after %g s of draining", len(app[IN_FLIGHT]), limit_s)
+        for task in app[IN_FLIGHT]:
+            if task is not None:
+                task.cancel()
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    """A bound socket, before anything is loaded: a port that is taken is said at once. Raises ConfigError."""
+    try:
+        address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(address[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address[4])
+        listener.listen(_BACKLOG)
+        return listener
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            remedy = "stop what listens there, or choose another port"
+            raise ConfigError("server.port", f"{config.host}:{config.port} is in use", remedy) from None
+        where = "server.port" if error.errno == errno.EACCES else "server.host"
+        raise ConfigError(
+            where, f"can't listen on {config.host}:{config.port} ({error.strerror})", "choose another"
+        ) from None
+
+
+def _announce(listener: socket.socket, tiers: TierPair) -> None:
+    host, port = listener.getsockname()[:2]
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    log.info("ready at %s/v1", base)
+    names = ", ".join(tier.name for tier in tiers)
+    print(
+        f"""
+tierserve is ready at {base}/v1 (models: auto, {names})
+
+  curl -i {base}/v1/chat/completions -H 'content-type: application/json' \\
+       -d '{{"model": "auto", "messages": [{{"role": "user", "content": "What is Python?"}}]}}'
+
+Ctrl-C ends it.
+""",
+        flush=True,
+    )
+
+
+def _end_children() -> None:
+    """The engines end with their tiers; whatever is left, after a start that was broken off, is ended here."""
+    children = [
+        child for child in psutil.Process().children(recursive=True) if not _is_resource_tracker(child)
+    ]
+    _, left = psutil.wait_procs(children, timeout=0 if _loading_threads() else _CHILDREN_S)
+    for child in left:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(left, timeout=_CHILDREN_S)
+
+
+def _is_resource_tracker(process: psutil.Process) -> bool:
+    """multiprocessing's own helper: it removes shared memory that engines left, and then ends by itself."""
+    try:
+        return any("resource_tracker" in part for part in process.cmdline())
+    except psutil.Error:
+        return True
+
+
+def _loading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loading")]
+
+
+def _end_if_still_loading() -> None:
+    """Python can't stop a thread inside a native import, and would crash in finalising around it."""
+    if _loading_threads():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0 if sys.exc_info()[0] is None else 1)

@@ -1,0 +1,126 @@
+"""Prometheus metrics of the node, and beside them those of its engines."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import (
+    GC_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.registry import Collector
+
+from tierserve.core import Cause, Outcome, Status
+
+# From a cached route to a long answer of a large model.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_ROUTE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+_NONE = "none"
+
+
+class Metrics:
+    """`record` takes outcomes; `render` gives the text exposition. All series exist, at zero, from the start."""
+
+    def __init__(self, tiers: Iterable[str]) -> None:
+        self.registry = CollectorRegistry()
+        names = list(tiers)
+        self._requests = Counter(
+            "tierserve_requests",
+            "Requests that ended, by the tier that answered, why it was chosen, and how it went.",
+            ["tier", "cause", "status"],
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "tierserve_tokens", "Tokens read and written.", ["tier", "direction"], registry=self.registry
+        )
+        self._route = Histogram(
+            "tierserve_route_seconds",
+            "From arrival to the decision.",
+            ["cause"],
+            buckets=_ROUTE_SECONDS,
+            registry=self.registry,
+        )
+        self._score = Histogram(
+            "tierserve_score", "Scores of prompts, 0 to 10.", buckets=range(1, 11), registry=self.registry
+        )
+        self._first_byte = Histogram(
+            "tierserve_first_byte_seconds",
+            "From arrival to the answer's first byte.",
+            ["tier"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._total = Histogram(
+            "tierserve_request_seconds",
+            "From arrival to the answer's end.",
+            ["tier"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._in_flight = Gauge(
+            "tierserve_requests_in_flight", "Requests being answered.", registry=self.registry
+        )
+        self._ready = Gauge(
+            "tierserve_tier_ready", "Whether a tier can answer.", ["tier"], registry=self.registry
+        )
+        for cause in Cause:
+            self._route.labels(cause)
+        for tier in names:
+            self._first_byte.labels(tier)
+            self._total.labels(tier)
+            for direction in ("prompt", "completion"):
+                self._tokens.labels(tier, direction)
+            for cause in Cause:
+                self._requests.labels(tier, cause, Status.OK)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.registry.register(GC_COLLECTOR)
+
+    def watch_in_flight(self, count: Callable[[], int]) -> None:
+        """Ask for the number of requests when scraped."""
+        self._in_flight.set_function(count)
+
+    def watch_tier(self, tier: str, ready: Callable[[], bool]) -> None:
+        """Ask for a tier's readiness when scraped."""
+        self._ready.labels(tier).set_function(lambda: float(ready()))
+
+    def record(self, outcome: Outcome) -> None:
+        decision, tier = outcome.decision, outcome.tier or _NONE
+        cause = decision.cause if decision else _NONE
+        self._requests.labels(tier, cause, outcome.status).inc()
+        if decision and outcome.route_s is not None:
+            self._route.labels(decision.cause).observe(outcome.route_s)
+            if decision.score is not None:
+                self._score.observe(decision.score)
+        if outcome.tier is None:
+            return
+        self._total.labels(tier).observe(outcome.total_s)
+        if outcome.first_byte_s is not None:
+            self._first_byte.labels(tier).observe(outcome.first_byte_s)
+        self._tokens.labels(tier, "prompt").inc(outcome.usage.prompt_tokens)
+        self._tokens.labels(tier, "completion").inc(outcome.usage.completion_tokens)
+
+    def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
+        return generate_latest(_Merged([self.registry.collect(), *engines]))  # type: ignore[arg-type]
+
+
+class _Merged(Collector):
+    """Several collections as one. The exposition format wants each family once, so samples of one name are joined."""
+
+    def __init__(self, collections: Iterable[Iterable[Metric]]) -> None:
+        self._collections = collections
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for collection in self._collections:
+            for metric in collection:
+                if metric.name in families:
+                    families[metric.name].samples.extend(metric.samples)
+                else:
+                    families[metric.name] = metric
+        return iter(families.values())

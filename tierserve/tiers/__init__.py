@@ -1,0 +1,1 @@
+"""What answers: engines in this process, and servers elsewhere, behind one interface (base.py)."""

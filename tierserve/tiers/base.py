@@ -1,0 +1,64 @@
+"""The interface that every tier has. tests/tiers/test_contract.py holds each implementation to it."""
+
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from prometheus_client import Metric
+
+from tierserve.core import Call, Usage
+
+
+class TierState(StrEnum):
+    """A tier's life, in order; `failed` can follow any of the others."""
+
+    STOPPED = "stopped"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a tier gives back: `body`, the whole answer as JSON, or `events`, server-sent events as they are made.
+
+    `usage` is complete once the body is there or the events have ended. `broken` is set when the events ended with an
+    error: they have then told the caller themselves.
+    """
+
+    body: bytes = b""
+    events: AsyncGenerator[bytes, None] | None = None
+    usage: Usage = field(default_factory=Usage)
+    broken: bool = False
+
+
+class Tier(Protocol):
+    name: str  # on the wire
+    max_model_len: int | None  # tokens of prompt and answer together; None where it is not known
+
+    @property
+    def state(self) -> TierState: ...
+
+    @property
+    def waiting_for(self) -> str:
+        """What a tier that is loading is busy with, in the operator's words."""
+
+    async def start(self) -> None:
+        """Load and warm up; ready when it returns. Raises ConfigError or TierStartError."""
+
+    async def stop(self, at_once: bool = False) -> None:
+        """End it and whatever processes it has; harmless when it never started."""
+
+    async def fits(self, call: Call) -> bool:
+        """Whether prompt and requested output fit the context."""
+
+    async def generate(self, call: Call) -> Reply:
+        """Answer. A streamed reply's first event is there when this returns, so until then another tier can still
+        take over; closing `events`, or cancelling this call, frees the tier's slot at once.
+
+        Raises RequestError (the caller's fault) or TierUnavailable.
+        """
+
+    def metrics(self) -> Iterator[Metric]:
+        """The engine's own metrics."""

@@ -1,0 +1,129 @@
+"""The two tiers of a node: built from the configuration, started, asked and stopped together."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tierserve.core import Kind, Role
+from tierserve.threads import load_beside
+from tierserve.tiers.base import Tier, TierState
+from tierserve.tiers.placement import check_placement, describe, share_a_device
+from tierserve.tiers.remote import RemoteTier
+from tierserve.tiers.vllm_tier import VllmTier, on_cpu
+
+if TYPE_CHECKING:
+    from tierserve.config import TierConfig, TiersConfig
+
+log = logging.getLogger(__name__)
+
+_REMIND_S = 10
+
+
+class TierPair:
+    """`pair[Role.SMALL]`. `one_by_one`: the engines share a device, so the second must find its memory free."""
+
+    def __init__(self, small: Tier, large: Tier, one_by_one: bool = False) -> None:
+        self._tiers: Mapping[Role, Tier] = {Role.SMALL: small, Role.LARGE: large}
+        self._one_by_one = one_by_one
+
+    def __getitem__(self, role: Role) -> Tier:
+        return self._tiers[role]
+
+    def __iter__(self) -> Iterator[Tier]:
+        return iter(self._tiers.values())
+
+    @property
+    def ready(self) -> bool:
+        return all(tier.state is TierState.READY for tier in self)
+
+    def role_of(self, name: str) -> Role | None:
+        """The role of a tier that goes by this name on the wire; `small` and `large` always work."""
+        return next((role for role, tier in self._tiers.items() if name in (role, tier.name)), None)
+
+    def parse(self, kind: Kind, body: Mapping[str, Any]) -> Any:
+        """The body as the engines' own request model, once one of them is up; None where no tier here has one.
+
+        Raises RequestError.
+        """
+        if not any(isinstance(tier, VllmTier) and tier.state is TierState.READY for tier in self):
+            return None
+        from tierserve.tiers.vllm_openai import parse
+
+        return parse(kind, body)
+
+    async def start(self) -> None:
+        """Start both; ready when it returns. Raises ConfigError or TierStartError, with nothing left running."""
+        starts = [_reminded(tier) for tier in self]
+        try:
+            if self._one_by_one or await load_beside(self._on_cpu):
+                for start in starts:
+                    await start
+            else:
+                async with asyncio.TaskGroup() as group:
+                    for start in starts:
+                        group.create_task(start)
+        except BaseException as error:
+            for start in starts:
+                start.close()
+            await self.stop(at_once=True)
+            raise (error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error) from None
+
+    async def stop(self, at_once: bool = False) -> None:
+        await asyncio.gather(*(tier.stop(at_once) for tier in self))
+
+    def _on_cpu(self) -> bool:
+        """On a CPU host both engines share the device. Imports vLLM, where a tier uses it."""
+        return any(isinstance(tier, VllmTier) for tier in self) and on_cpu()
+
+
+def build_tiers(config: "TiersConfig") -> TierPair:
+    """Both tiers, not yet started. Raises ConfigError."""
+    check_placement(config)
+    small, large = (_build(config[role], f"tiers.{role}") for role in Role)
+    return TierPair(small, large, one_by_one=share_a_device(config))
+
+
+def check_tiers(config: "TiersConfig") -> list[str]:
+    """Check all that can be checked without loading a model; a line on each tier. Imports vLLM. Raises ConfigError."""
+    check_placement(config)
+    lines = []
+    for role in Role:
+        tier, where = config[role], f"tiers.{role}"
+        if tier.remote is not None:
+            RemoteTier(tier.name, tier.remote, where)
+            lines.append(f"  {role}: {tier.name} at {tier.remote.url}")
+        else:
+            args = VllmTier.arguments(tier, where)
+            lines.append(f"  {role}: {tier.name}, {args.model} on {describe(tier.engine or {})}")
+    return lines
+
+
+def _build(config: "TierConfig", where: str) -> Tier:
+    if config.remote is not None:
+        return RemoteTier(config.name, config.remote, where)
+    return VllmTier(config, where)
+
+
+async def _reminded(tier: Tier) -> None:
+    """Start a tier and, while it loads, say now and then what it is waiting for."""
+    started = time.monotonic()
+    log.info("starting %s", tier.name)
+    reminder = asyncio.create_task(_remind(tier, started))
+    try:
+        await tier.start()
+    finally:
+        reminder.cancel()
+    log.info("%s is ready after %.0f s", tier.name, time.monotonic() - started)
+
+
+async def _remind(tier: Tier, started: float) -> None:
+    said = ""
+    while True:
+        await asyncio.sleep(0.25)
+        elapsed = time.monotonic() - started
+        due = f"{tier.waiting_for} {int(elapsed / _REMIND_S)}"
+        if due != said:
+            said = due
+            log.info("%s: waiting for %s (%.0f s)", tier.name, tier.waiting_for, elapsed)

@@ -1,0 +1,118 @@
+"""A tier that follows a script: for tests of what happens in which order. It knows nothing and claims nothing.
+
+    ScriptedTier("small", ["Hel", "lo"])                   # two deltas
+    ScriptedTier("small", [TierUnavailable("gone")])       # dead before the first delta
+    ScriptedTier("small", ["Hel", gate, RuntimeError()])   # says something, waits for the event, breaks off
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+
+from prometheus_client import Metric
+
+from tierserve.core import Call, Kind, Usage
+from tierserve.errors import ContextOverflow, TierUnavailable
+from tierserve.tiers.base import Reply, TierState
+
+Step = str | BaseException | asyncio.Event
+
+
+class ScriptedTier:
+    """Each string is a delta, an exception is raised, an event is waited for. One word counts as one token."""
+
+    def __init__(
+        self, name: str, script: Sequence[Step] = ("Hello",), max_model_len: int | None = None
+    ) -> None:
+        self.name = name
+        self.script = script
+        self.max_model_len = max_model_len
+        self.state = TierState.STOPPED
+        self.waiting_for = ""
+        self.calls: list[Call] = []
+        self.running = 0  # replies that are neither finished nor closed
+
+    async def start(self) -> None:
+        self.state = TierState.READY
+
+    async def stop(self, at_once: bool = False) -> None:
+        self.state = TierState.STOPPED
+
+    async def fits(self, call: Call) -> bool:
+        return self.max_model_len is None or _words(call) <= self.max_model_len
+
+    async def generate(self, call: Call) -> Reply:
+        if self.state is not TierState.READY:
+            raise TierUnavailable(f"{self.name} is {self.state}")
+        if not await self.fits(call):
+            raise ContextOverflow(f"{_words(call)} words exceed {self.max_model_len}: shorten the prompt", "messages")
+        self.calls.append(call)
+        deltas = self._deltas()
+        if not call.stream:
+            texts = [text async for text in deltas]
+            usage = Usage(_words(call), len(texts))
+            return Reply(json.dumps(self._body(call, "".join(texts), usage)).encode(), usage=usage)
+        first = await anext(deltas)
+        reply = Reply()
+        reply.events = self._events(call, first, deltas, reply)
+        return reply
+
+    def metrics(self) -> Iterator[Metric]:
+        return iter(())
+
+    async def _deltas(self) -> AsyncGenerator[str, None]:
+        self.running += 1
+        try:
+            for step in self.script:
+                if isinstance(step, BaseException):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                else:
+                    yield step
+        finally:
+            self.running -= 1
+
+    async def _events(
+        self, call: Call, first: str, rest: AsyncGenerator[str, None], reply: Reply
+    ) -> AsyncGenerator[bytes, None]:
+        reply.usage = Usage(_words(call), 0)
+        try:
+            yield self._event(call, first, reply.usage)
+            async for text in rest:
+                yield self._event(call, text, reply.usage)
+        except Exception as error:
+            reply.broken = True
+            yield f"data: {json.dumps({'error': {'message': str(error), 'type': 'server_error'}})}\n\n".encode()
+        finally:
+            await rest.aclose()
+        yield b"data: [DONE]\n\n"
+
+    def _event(self, call: Call, text: str, usage: Usage) -> bytes:
+        usage.completion_tokens += 1
+        chat = call.kind is Kind.CHAT
+        choice: dict[str, Any] = {"index": 0, "delta": {"content": text}} if chat else {"index": 0, "text": text}
+        kind = "chat.completion.chunk" if chat else "text_completion"
+        event = {"id": call.id, "object": kind, "created": 0, "model": self.name, "choices": [choice]}
+        return f"data: {json.dumps(event)}\n\n".encode()
+
+    def _body(self, call: Call, text: str, usage: Usage) -> dict[str, Any]:
+        chat = call.kind is Kind.CHAT
+        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        return {
+            "id": call.id,
+            "object": "chat.completion" if chat else "text_completion",
+            "created": 0,
+            "model": self.name,
+            "choices": [{"index": 0, "finish_reason": "stop", **said}],
+            "usage": {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            },
+        }
+
+
+def _words(call: Call) -> int:
+    return sum(len(text.split()) for text in call.texts)

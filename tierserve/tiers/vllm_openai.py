@@ -1,0 +1,258 @@
+"""The adapter to vLLM's own OpenAI layer: request models, chat templates, tool and reasoning parsers, usage, logprobs.
+
+vLLM builds that layer for FastAPI; here it runs without, under aiohttp. Import paths and behaviour are those of
+vLLM 0.32.0 (vllm/entrypoints/openai), which is pinned.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from vllm.entrypoints.generate.base.protocol import StreamOptions
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.models.protocol import BaseModelPath
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
+from vllm.exceptions import VLLMError, VLLMValidationError
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from tierserve.core import Call, Kind, Usage
+from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierserveError, TierUnavailable
+from tierserve.tiers.base import Reply
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from tierserve.config import TierConfig
+
+_MODELS: Mapping[Kind, type[Any]] = {Kind.CHAT: ChatCompletionRequest, Kind.COMPLETION: CompletionRequest}
+
+# Fields of vLLM's request models that it reads elsewhere or not at all on these endpoints. To accept them would be to
+# ignore them.
+_REFUSED = {
+    "request_id": "send the header x-request-id instead",
+    "session_id": "send the header x-session-id instead",
+    "kv_transfer_params": "this server does not disaggregate prefill",
+    "ec_transfer_params": "this server does not disaggregate encoding",
+    "return_token_offsets": "this server has no render endpoint",
+    "return_prompt_text": "this server has no render endpoint",
+    "mm_payload": "this server has no render endpoint",
+    "return_mm_kwargs": "this server has no render endpoint",
+    "vllm_xargs": "this server has no extensions that read it",
+}
+# What vLLM calls the parameter when a prompt, or prompt and answer together, are too long.
+_OVERFLOW_PARAMETERS = {"input_text", "input_tokens", "max_tokens", "max_completion_tokens"}
+_ERROR_EVENT = 'data: {"error"'
+_USAGE_EVENT = '"choices":[]'
+
+
+def parse(kind: Kind, body: Mapping[str, Any]) -> Any:
+    """The caller's JSON as vLLM's request model. Raises RequestError for what can't be honoured."""
+    data = json.loads(json.dumps(body))  # vLLM's validators write into what they are given
+    try:
+        request = _MODELS[kind].model_validate(data)
+    except VLLMValidationError as error:
+        raise RequestError(str(error), error.parameter) from None
+    except ValidationError as error:
+        raise _from_pydantic(error) from None
+    except Exception as error:  # the validators run before the types are checked, and trip over wrong ones
+        raise RequestError(
+            f"the request does not have the form of OpenAI's API ({type(error).__name__}: {error})"
+        ) from None
+    _refuse_what_would_be_ignored(request)
+    return request
+
+
+def _refuse_what_would_be_ignored(request: Any) -> None:
+    for name, value in (request.model_extra or {}).items():
+        if value is not None:
+            raise RequestError(f"unknown field `{name}`: remove it, or correct its name", name)
+    for name, remedy in _REFUSED.items():
+        if name in request.model_fields_set and getattr(request, name) is not None:
+            raise RequestError(f"`{name}` is not supported: {remedy}", name)
+    for name in ("stream_options", "response_format"):
+        section = getattr(request, name, None)
+        for key, value in (getattr(section, "model_extra", None) or {}).items():
+            if value is not None:
+                raise RequestError(f"unknown field `{name}.{key}`: remove it, or correct its name", name)
+
+
+def _from_pydantic(error: ValidationError) -> RequestError:
+    # A union reports every branch; the deepest finding belongs to the branch that came nearest.
+    finding = max(error.errors(include_url=False, include_context=False), key=lambda found: len(found["loc"]))
+    path = [str(part) for part in finding["loc"] if not str(part)[:1].isupper() and "[" not in str(part)]
+    where = ".".join(path)
+    return RequestError(f"{where}: {finding['msg']}" if where else str(finding["msg"]), where or None)
+
+
+class OpenAILayer:
+    """vLLM's chat and completion endpoints over one engine, without HTTP."""
+
+    def __init__(self, engine: "AsyncLLM", config: "TierConfig") -> None:
+        self._engine = engine
+        self._name = config.name
+        tools = config.tool_parser is not None
+        models = OpenAIServingModels(
+            engine, [BaseModelPath(name=config.name, model_path=engine.model_config.model)]
+        )
+        self._renderer = OnlineRenderer(
+            model_config=engine.model_config,
+            renderer=engine.renderer,
+            request_logger=None,
+            chat_template=_read(config.chat_template),
+            chat_template_content_format="auto",
+            enable_auto_tools=tools,
+            tool_parser=config.tool_parser,
+            reasoning_parser=config.reasoning_parser,
+        )
+        self._chat = OpenAIServingChat(
+            engine,
+            models,
+            "assistant",
+            online_renderer=self._renderer,
+            request_logger=None,
+            chat_template=_read(config.chat_template),
+            chat_template_content_format="auto",
+            enable_auto_tools=tools,
+            tool_parser=config.tool_parser,
+            reasoning_parser=config.reasoning_parser,
+        )
+        self._completion = OpenAIServingCompletion(
+            engine, models, online_renderer=self._renderer, request_logger=None
+        )
+
+    def warm_up(self) -> None:
+        """Compile templates. Blocks for a fraction of a second."""
+        self._renderer.warmup()
+
+    async def count_prompt_tokens(self, call: Call) -> int:
+        """Tokens of the longest prompt of the call, as the engine will see it. Raises as `generate` does."""
+        request = self._request(call)
+        render = (
+            self._chat.render_chat_request
+            if call.kind is Kind.CHAT
+            else self._completion.render_completion_request
+        )
+        try:
+            rendered = await render(request)
+        except Exception as error:
+            raise _translated(error) from error
+        if isinstance(rendered, ErrorResponse):
+            raise _refusal(rendered.error)
+        prompts = rendered[1] if call.kind is Kind.CHAT else rendered
+        return max(len(prompt.get("prompt_token_ids", ())) for prompt in prompts)
+
+    async def generate(self, call: Call) -> Reply:
+        """See Tier.generate."""
+        request = self._request(call)
+        wants_usage = call.stream and request.stream_options and request.stream_options.include_usage
+        if call.stream:
+            request.stream_options = _with_usage(request.stream_options)
+        create = (
+            self._chat.create_chat_completion
+            if call.kind is Kind.CHAT
+            else self._completion.create_completion
+        )
+        try:
+            result = await create(request, None)
+        except Exception as error:
+            raise _translated(error) from error
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # the layer turns a cancellation into an answer that nobody waits for
+        if isinstance(result, ErrorResponse):
+            raise self._engine_died(result.error) or _refusal(result.error)
+        if not call.stream:
+            usage = Usage(result.usage.prompt_tokens, result.usage.completion_tokens or 0)
+            return Reply(result.model_dump_json().encode(), usage=usage)
+        return await self._opened(result, bool(wants_usage))
+
+    def _request(self, call: Call) -> Any:
+        """A copy for this tier: the layer writes into its request, and another tier may need the same one."""
+        parsed = call.parsed if call.parsed is not None else parse(call.kind, call.body)
+        return parsed.model_copy(update={"model": self._name, "request_id": call.id})
+
+    async def _opened(self, chunks: AsyncGenerator[str, None], wants_usage: bool) -> Reply:
+        """A streamed reply, once its first event is there and is not an error."""
+        first = await anext(chunks)
+        if first.startswith(_ERROR_EVENT):
+            await chunks.aclose()
+            error = ErrorInfo.model_validate(json.loads(first.removeprefix("data: "))["error"])
+            raise self._engine_died(error) or _refusal(error)
+        reply = Reply()
+        reply.events = self._events(first, chunks, reply, wants_usage)
+        return reply
+
+    async def _events(
+        self, first: str, chunks: AsyncGenerator[str, None], reply: Reply, wants_usage: bool
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in _chain(first, chunks):
+                # Quotes inside generated text are escaped, so neither mark can occur there.
+                if _USAGE_EVENT in chunk:
+                    usage = json.loads(chunk.removeprefix("data: "))["usage"]
+                    reply.usage = Usage(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
+                    if not wants_usage:
+                        continue
+                elif chunk.startswith(_ERROR_EVENT):
+                    reply.broken = True
+                yield chunk.encode()
+        finally:
+            await chunks.aclose()
+
+    def _engine_died(self, error: ErrorInfo) -> TierUnavailable | None:
+        """A dead engine shows as an error like any other; whether it is dead is the engine's to say."""
+        if self._engine.errored:
+            return TierUnavailable(f"the engine of {self._name} died: {error.message}")
+        return None
+
+
+async def _chain(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
+def _with_usage(options: StreamOptions | None) -> StreamOptions:
+    """Usage is always asked for, since it is recorded; whether the caller sees it is decided later."""
+    if options is None:
+        return StreamOptions(include_usage=True)
+    continuous = bool(options.include_usage and options.continuous_usage_stats)
+    return StreamOptions(include_usage=True, continuous_usage_stats=continuous)
+
+
+def _translated(error: Exception) -> TierserveError | Exception:
+    """An exception of vLLM's in our tree; one that is nobody's known fault stays itself, to be logged."""
+    if isinstance(error, TierserveError):
+        return error
+    if isinstance(error, EngineDeadError):
+        return TierUnavailable(str(error))
+    known = isinstance(error, VLLMError | ValueError | TypeError | OverflowError | NotImplementedError)
+    if not known and type(error).__name__ != "TemplateError":
+        return error
+    return _refusal(create_error_response(error).error)
+
+
+def _refusal(error: ErrorInfo) -> TierserveError:
+    if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
+        return TierBusy(error.message)
+    if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.NOT_IMPLEMENTED:
+        return TierUnavailable(error.message)
+    if error.param in _OVERFLOW_PARAMETERS or "maximum context length" in error.message:
+        return ContextOverflow(error.message, error.param)
+    return RequestError(error.message, error.param)
+
+
+def _read(path: str | None) -> str | None:
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        return file.read()

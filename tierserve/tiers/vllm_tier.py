@@ -1,0 +1,189 @@
+"""A tier that is a vLLM engine of this process: AsyncLLM here, its core and workers in processes of their own."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Metric
+
+from tierserve.core import Call, Kind
+from tierserve.errors import ConfigError, ContextOverflow, RequestError, TierStartError, TierUnavailable
+from tierserve.threads import load_beside
+from tierserve.tiers.base import Reply, TierState
+from tierserve.tiers.vllm_child import NODE_VARIABLE
+from tierserve.tiers.weights import check_weights
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from tierserve.config import TierConfig
+    from tierserve.tiers.vllm_openai import OpenAILayer
+
+log = logging.getLogger(__name__)
+
+# A byte-level tokenizer makes at most one token of a byte. What a template adds is bounded by this many.
+_TEMPLATE_TOKENS = 128
+
+# The first request of each kind compiles and loads things; the first with logprobs takes seconds. Better here.
+_WARM_UP = (
+    {"max_tokens": 2},
+    {"max_tokens": 2, "logprobs": True, "top_logprobs": 1},
+    {"max_tokens": 8, "response_format": {"type": "json_object"}},
+)
+
+
+class VllmTier:
+    """One engine and vLLM's OpenAI layer over it. `where` is the tier's path in the configuration file."""
+
+    def __init__(self, config: "TierConfig", where: str) -> None:
+        self.name = config.name
+        self.max_model_len: int | None = None
+        self._config = config
+        self._where = where
+        self._state = TierState.STOPPED
+        self._waiting_for = ""
+        self._registry = CollectorRegistry()
+        self._engine: AsyncLLM | None = None
+        self._layer: OpenAILayer | None = None
+
+    @staticmethod
+    def arguments(config: "TierConfig", where: str) -> "AsyncEngineArgs":
+        """vLLM's own arguments for a tier, checked. Imports vLLM. Raises ConfigError."""
+        _prepare_environment()
+        try:
+            import vllm  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                f"{where}.engine", f"vLLM can't be imported ({error})", "pip install tierserve[gpu], or [cpu]"
+            ) from None
+        from tierserve.tiers.vllm_options import engine_args
+
+        return engine_args(config, where)
+
+    @property
+    def state(self) -> TierState:
+        if self._state is TierState.READY and self._engine is not None and self._engine.errored:
+            return TierState.FAILED
+        return self._state
+
+    @property
+    def waiting_for(self) -> str:
+        return self._waiting_for
+
+    async def start(self) -> None:
+        self._state = TierState.LOADING
+        try:
+            await self._load()
+        except BaseException:
+            self._state = TierState.FAILED
+            raise
+        self._state = TierState.READY
+
+    async def stop(self, at_once: bool = False) -> None:
+        self._state = TierState.STOPPED
+        engine, self._engine, self._layer = self._engine, None, None
+        if engine is not None:
+            # shutdown() waits for the engine's processes: up to five seconds, or not at all.
+            await asyncio.to_thread(engine.shutdown, 0 if at_once else None)
+            del engine
+            gc.collect()
+
+    async def fits(self, call: Call) -> bool:
+        """By bytes where that is certain, which costs nothing; else by the very tokens."""
+        if self._layer is None or self.max_model_len is None:
+            return True  # generate() will say that the tier is not ready
+        output = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
+        if not isinstance(output, int):
+            return True  # generate() will refuse it
+        most = len(json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+        if most + output <= self.max_model_len:
+            return True
+        try:
+            return await self._layer.count_prompt_tokens(call) + output <= self.max_model_len
+        except ContextOverflow:
+            return False
+        except RequestError:
+            return True  # generate() will say the same
+
+    async def generate(self, call: Call) -> Reply:
+        if self._layer is None or self.state is not TierState.READY:
+            raise TierUnavailable(f"{self.name} is {self.state}")
+        return await self._layer.generate(call)
+
+    def metrics(self) -> Iterator[Metric]:
+        return self._registry.collect()
+
+    async def _load(self) -> None:
+        assert self._config.engine is not None
+        self._waiting_for = "the weights"
+        model = self._config.engine["model"]
+        await load_beside(lambda: check_weights(model, f"{self._where}.engine.model"))
+        self._waiting_for = "vLLM to be imported"
+        args = await load_beside(lambda: self.arguments(self._config, self._where))
+        self._waiting_for = "the engine's processes to load the model"
+        self._engine = await _build(args, self._registry, self.name)
+        self.max_model_len = self._engine.model_config.max_model_len
+        self._waiting_for = "the first requests, which warm it up"
+        await self._warm_up()
+        self._waiting_for = ""
+
+    async def _warm_up(self) -> None:
+        from tierserve.tiers.vllm_openai import OpenAILayer, parse
+
+        assert self._engine is not None
+        layer = OpenAILayer(self._engine, self._config)
+        await load_beside(layer.warm_up)
+        for number, options in enumerate(_WARM_UP):
+            body = {"messages": [{"role": "user", "content": "Hello"}], **options}
+            await layer.generate(
+                Call(f"warm-up-{self.name}-{number}", Kind.CHAT, body, (), parsed=parse(Kind.CHAT, body))
+            )
+        self._layer = layer
+
+
+def on_cpu() -> bool:
+    """Whether vLLM computes on the CPU here. Imports vLLM."""
+    _prepare_environment()
+    try:
+        from vllm.platforms import current_platform
+    except ImportError:
+        return False  # start() says what to install
+    return bool(current_platform.is_cpu())
+
+
+def _prepare_environment() -> None:
+    """What vLLM and its processes read from the environment; a value that the operator set stays."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ[NODE_VARIABLE] = str(os.getpid())
+
+
+async def _build(args: "AsyncEngineArgs", registry: CollectorRegistry, name: str) -> "AsyncLLM":
+    """Build the engine beside the event loop: it blocks until its processes are up."""
+
+    def build() -> "AsyncLLM":
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from tierserve.tiers.vllm_metrics import stat_logger
+
+        try:
+            return AsyncLLM.from_engine_args(
+                args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[stat_logger(registry)]
+            )
+        except Exception as error:
+            log.debug("the engine of %s", name, exc_info=True)
+            raise TierStartError(f"the engine of {name} did not start: {_last_line(error)}") from error
+
+    return await load_beside(build)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,72 @@
+"""Where a tier's weights come from: a folder, or the model hub. Settled before any engine is built, so that what is
+missing is said in seconds, with the remedy, and not in the traceback of an engine that died."""
+
+import hashlib
+from pathlib import Path
+
+from tierserve.errors import ConfigError
+
+SUMS = "SHA256SUMS"
+
+
+def check_weights(model: str, where: str) -> None:
+    """Raise ConfigError unless `model`, the option at `where`, is a usable folder or can be had from the hub."""
+    if Path(model).is_absolute() or Path(model).is_dir():
+        _check_folder(Path(model), where)
+    else:
+        _check_hub(model, where)
+
+
+def _check_folder(folder: Path, where: str) -> None:
+    if not folder.is_dir():
+        raise ConfigError(where, f"there is no folder {folder}", _how_to_make(folder))
+    if not (folder / "config.json").is_file():
+        raise ConfigError(where, f"{folder}/config.json is missing", _how_to_make(folder))
+    sums = folder / SUMS
+    if not sums.is_file():
+        return
+    for line in sums.read_text().splitlines():
+        expected, name = line.split(maxsplit=1)
+        file = folder / name.lstrip("*")
+        if not file.is_file():
+            raise ConfigError(where, f"{file} is missing", _how_to_make(folder))
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
+                raise ConfigError(where, f"{file} is damaged: it does not match {SUMS}", _how_to_make(folder))
+
+
+def _how_to_make(folder: Path) -> str:
+    if folder.name.startswith("lab-"):
+        return "restore it with `git checkout`, or make it again: python -m tierserve.lab train"
+    return "check the path, or fetch the model again"
+
+
+def _check_hub(repository: str, where: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        hf_hub_download(repository, "config.json")
+    except HFValidationError:
+        problem = f"{repository!r} is neither a folder nor a repository id"
+        remedy = "write ./path for a folder beside this file, or owner/name for the hub"
+    except GatedRepoError:
+        problem = f"the hub asks for permission to read {repository!r}"
+        remedy = "accept its licence on the hub and export HF_TOKEN=..., or name a folder that holds it"
+    except RepositoryNotFoundError:
+        problem = f"the hub has no repository {repository!r}, or it is private"
+        remedy = "check the id; for a private one export HF_TOKEN=..."
+    except (LocalEntryNotFoundError, OSError) as error:
+        problem = f"{repository!r} is not on this machine and the hub can't be reached ({type(error).__name__})"
+        remedy = (
+            f"connect, or copy the result of `hf download {repository}` from a machine that can and name that folder, "
+            "or point HF_HOME at a cache that has it"
+        )
+    else:
+        return
+    raise ConfigError(where, problem, remedy)
