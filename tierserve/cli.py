@@ -132,5 +132,6 @@ def _route(arguments: argparse.Namespace) -> int:
         print(json.dumps(decision))
     else:
         relation = "<=" if decision["tier"] == "small" else ">"
-        print(f"{decision['model']} ({decision['tier']}): score {decision['score']:.2f} {relation} {decision['threshold']:g}")
+        score, threshold = decision["score"], decision["threshold"]
+        print(f"{decision['model']} ({decision['tier']}): score {score:.2f} {relation} {threshold:g}")
     return 0

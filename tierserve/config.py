@@ -175,7 +175,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise yaml.YAMLError(f"key {key!r} on line {key_node.start_mark.line + 1} is not a text; quote it")
         if key in seen:
@@ -236,6 +236,4 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
 
     encoder = config.router.encoder.model_copy(update={"model": absolute(config.router.encoder.model)})
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
-    return config.model_copy(
-        update={"router": config.router.model_copy(update={"encoder": encoder}), "tiers": tiers}
-    )
+    return config.model_copy(update={"router": config.router.model_copy(update={"encoder": encoder}), "tiers": tiers})

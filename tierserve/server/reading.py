@@ -28,9 +28,7 @@ def read_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def read_call(
-    kind: Kind, body: dict[str, Any], tiers: TierPair, request_id: str, forced_tier: str | None
-) -> Call:
+def read_call(kind: Kind, body: dict[str, Any], tiers: TierPair, request_id: str, forced_tier: str | None) -> Call:
     """`forced_tier` is the header's value; it wins over `model`."""
     forced = _forced(body.pop("model", AUTO), forced_tier, tiers)
     stream = body.get("stream")
@@ -57,7 +55,9 @@ def _forced(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Caus
     if header is not None:
         forced = tiers.role_of(header)
         if forced is None:
-            raise RequestError(f"x-tierserve-tier names no tier; there are {names} and small, large", "x-tierserve-tier")
+            raise RequestError(
+                f"x-tierserve-tier names no tier; there are {names} and small, large", "x-tierserve-tier"
+            )
         return forced, Cause.HEADER
     return None if role is None else (role, Cause.MODEL)
 

@@ -52,6 +52,4 @@ def _response(
     status: HTTPStatus, message: str, kind: str, param: str | None, code: str | None, headers: dict[str, str]
 ) -> web.Response:
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return web.Response(
-        status=status, body=json.dumps(body).encode(), content_type="application/json", headers=headers
-    )
+    return web.Response(status=status, body=json.dumps(body).encode(), content_type="application/json", headers=headers)

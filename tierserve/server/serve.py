@@ -43,16 +43,15 @@ def run(config: NodeConfig) -> int:
     tiers, router = build_tiers(config.tiers), build_router(config.router)
     listener = _listen(config.server)
     try:
-        return uvloop.run(_until_signalled(config, router, tiers, listener))
+        status: int = uvloop.run(_until_signalled(config, router, tiers, listener))
+        return status
     finally:
         listener.close()
         _end_children()
         _end_if_still_loading()
 
 
-async def _until_signalled(
-    config: NodeConfig, router: Router, tiers: TierPair, listener: socket.socket
-) -> int:
+async def _until_signalled(config: NodeConfig, router: Router, tiers: TierPair, listener: socket.socket) -> int:
     """The first signal lets the node finish what it runs; a second one ends it at once."""
     first, second = asyncio.Event(), asyncio.Event()
     received: list[int] = []
@@ -183,9 +182,7 @@ Ctrl-C ends it.
 
 def _end_children() -> None:
     """The engines end with their tiers; whatever is left, after a start that was broken off, is ended here."""
-    children = [
-        child for child in psutil.Process().children(recursive=True) if not _is_resource_tracker(child)
-    ]
+    children = [child for child in psutil.Process().children(recursive=True) if not _is_resource_tracker(child)]
     _, left = psutil.wait_procs(children, timeout=0 if _loading_threads() else _CHILDREN_S)
     for child in left:
         with suppress(psutil.NoSuchProcess):

@@ -62,12 +62,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._in_flight = Gauge(
-            "tierserve_requests_in_flight", "Requests being answered.", registry=self.registry
-        )
-        self._ready = Gauge(
-            "tierserve_tier_ready", "Whether a tier can answer.", ["tier"], registry=self.registry
-        )
+        self._in_flight = Gauge("tierserve_requests_in_flight", "Requests being answered.", registry=self.registry)
+        self._ready = Gauge("tierserve_tier_ready", "Whether a tier can answer.", ["tier"], registry=self.registry)
         for cause in Cause:
             self._route.labels(cause)
         for tier in names:
@@ -106,7 +102,7 @@ class Metrics:
         self._tokens.labels(tier, "completion").inc(outcome.usage.completion_tokens)
 
     def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
-        return generate_latest(_Merged([self.registry.collect(), *engines]))  # type: ignore[arg-type]
+        return generate_latest(_Merged([self.registry.collect(), *engines]))
 
 
 class _Merged(Collector):

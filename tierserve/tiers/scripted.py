@@ -1,5 +1,7 @@
 """A tier that follows a script: for tests of what happens in which order. It knows nothing and claims nothing.
 
+What a script says:
+
     ScriptedTier("small", ["Hel", "lo"])                   # two deltas
     ScriptedTier("small", [TierUnavailable("gone")])       # dead before the first delta
     ScriptedTier("small", ["Hel", gate, RuntimeError()])   # says something, waits for the event, breaks off
@@ -22,9 +24,7 @@ Step = str | BaseException | asyncio.Event
 class ScriptedTier:
     """Each string is a delta, an exception is raised, an event is waited for. One word counts as one token."""
 
-    def __init__(
-        self, name: str, script: Sequence[Step] = ("Hello",), max_model_len: int | None = None
-    ) -> None:
+    def __init__(self, name: str, script: Sequence[Step] = ("Hello",), max_model_len: int | None = None) -> None:
         self.name = name
         self.script = script
         self.max_model_len = max_model_len

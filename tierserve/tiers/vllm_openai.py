@@ -100,9 +100,7 @@ class OpenAILayer:
         self._engine = engine
         self._name = config.name
         tools = config.tool_parser is not None
-        models = OpenAIServingModels(
-            engine, [BaseModelPath(name=config.name, model_path=engine.model_config.model)]
-        )
+        models = OpenAIServingModels(engine, [BaseModelPath(name=config.name, model_path=engine.model_config.model)])
         self._renderer = OnlineRenderer(
             model_config=engine.model_config,
             renderer=engine.renderer,
@@ -125,9 +123,7 @@ class OpenAILayer:
             tool_parser=config.tool_parser,
             reasoning_parser=config.reasoning_parser,
         )
-        self._completion = OpenAIServingCompletion(
-            engine, models, online_renderer=self._renderer, request_logger=None
-        )
+        self._completion = OpenAIServingCompletion(engine, models, online_renderer=self._renderer, request_logger=None)
 
     def warm_up(self) -> None:
         """Compile templates. Blocks for a fraction of a second."""
@@ -137,9 +133,7 @@ class OpenAILayer:
         """Tokens of the longest prompt of the call, as the engine will see it. Raises as `generate` does."""
         request = self._request(call)
         render = (
-            self._chat.render_chat_request
-            if call.kind is Kind.CHAT
-            else self._completion.render_completion_request
+            self._chat.render_chat_request if call.kind is Kind.CHAT else self._completion.render_completion_request
         )
         try:
             rendered = await render(request)
@@ -156,11 +150,7 @@ class OpenAILayer:
         wants_usage = call.stream and request.stream_options and request.stream_options.include_usage
         if call.stream:
             request.stream_options = _with_usage(request.stream_options)
-        create = (
-            self._chat.create_chat_completion
-            if call.kind is Kind.CHAT
-            else self._completion.create_completion
-        )
+        create = self._chat.create_chat_completion if call.kind is Kind.CHAT else self._completion.create_completion
         try:
             result = await create(request, None)
         except Exception as error:

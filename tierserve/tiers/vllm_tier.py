@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Metric
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _TEMPLATE_TOKENS = 128
 
 # The first request of each kind compiles and loads things; the first with logprobs takes seconds. Better here.
-_WARM_UP = (
+_WARM_UP: tuple[dict[str, Any], ...] = (
     {"max_tokens": 2},
     {"max_tokens": 2, "logprobs": True, "top_logprobs": 1},
     {"max_tokens": 8, "response_format": {"type": "json_object"}},
@@ -116,7 +116,7 @@ class VllmTier:
         return await self._layer.generate(call)
 
     def metrics(self) -> Iterator[Metric]:
-        return self._registry.collect()
+        return iter(self._registry.collect())
 
     async def _load(self) -> None:
         assert self._config.engine is not None
