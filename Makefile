@@ -9,13 +9,17 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 LOCKED := install --no-deps --require-hashes
 
-.PHONY: demo test check install lock clean
+.PHONY: demo test lab check install lock clean
 
-demo: install
+demo: lab
 	$(BIN)/tierserve --config configs/lab.yaml
 
-test: check
+test: check lab
 	$(BIN)/pytest
+
+# The checkpoints of the embedded default, where they do not stand already.
+lab: install
+	@$(BIN)/python -m tierserve.lab
 
 check: install
 	$(BIN)/ruff check .
@@ -27,6 +31,7 @@ install: $(VENV)/installed
 # The stamp is written last: an install that was interrupted is taken up again.
 $(VENV)/installed: pyproject.toml .ci/torch.txt .ci/cpu.txt
 	@command -v $(PYTHON) >/dev/null || { echo "tierserve needs Python 3.11: install it, or name yours: make PYTHON=..."; exit 1; }
+	@ldconfig -p 2>/dev/null | grep -q libnuma.so.1 || echo "note: vLLM on a CPU needs libnuma (Debian: libnuma1)"
 	@echo "installing into $(VENV) (about 1 GB to fetch, once) ..."
 	$(PYTHON) -m venv $(VENV)
 	@echo "  torch, CPU build"

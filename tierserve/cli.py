@@ -11,6 +11,7 @@ Heavy imports stand in the commands that need them: `tierserve --help` answers a
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,17 +25,30 @@ _USAGE_ERROR = 2
 
 def main() -> NoReturn:
     arguments = _parser().parse_args()
+    status = _run(arguments)
+    if arguments.command is _serve:
+        # All that must end has ended. Python's own teardown of torch and vLLM takes seconds more, and can't stop a
+        # thread that is inside a native import.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status, its error told."""
     try:
-        sys.exit(arguments.command(arguments))
+        status: int = arguments.command(arguments)
+        return status
     except ConfigError as error:
         print(f"tierserve: {error}", file=sys.stderr)
-        sys.exit(_USAGE_ERROR)
+        return _USAGE_ERROR
     except TierserveError as error:
         print(f"tierserve: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has enough
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has enough
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,8 +134,8 @@ def _route(arguments: argparse.Namespace) -> int:
         decision = await router.decide([prompt])
         await router.close()
         return {
-            "model": config.tiers[decision.role].name,
-            "tier": decision.role,
+            "tier": config.tiers[decision.role].name,
+            "role": decision.role,
             "score": decision.score,
             "threshold": router.threshold,
             "cause": decision.cause,
@@ -131,7 +145,7 @@ def _route(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(decision))
     else:
-        relation = "<=" if decision["tier"] == "small" else ">"
+        relation = "<=" if decision["role"] == "small" else ">"
         score, threshold = decision["score"], decision["threshold"]
-        print(f"{decision['model']} ({decision['tier']}): score {score:.2f} {relation} {threshold:g}")
+        print(f"{decision['tier']} ({decision['role']}): score {score:.2f} {relation} {threshold:g}")
     return 0

@@ -31,6 +31,7 @@ class Cause(StrEnum):
     HEADER = "header"  # the caller named it in `x-tierserve-tier`
     SCORE = "score"  # the prompt was scored
     CACHE = "cache"  # the same prompt was scored before
+    UNSCORED = "unscored"  # scoring failed: the large tier, to be safe
     CONTEXT = "context"  # it would have been the small tier, which can't hold the prompt
     FAILOVER = "failover"  # the tier that was chosen can't answer
 

@@ -7,9 +7,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from tierserve.core import Call, Cause, Decision, Outcome, Role, Status
-from tierserve.errors import RequestError, TierBusy, TierUnavailable
+from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.router.router import Router
-from tierserve.tiers.base import Reply
+from tierserve.tiers.base import Reply, armed
 from tierserve.tiers.pair import TierPair
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Pipeline:
             outcome.usage = reply.usage
             self._end(outcome, Status.OK, started)
             return Answer(outcome.tier, outcome.decision, reply.body, None)
-        return Answer(outcome.tier, outcome.decision, b"", self._stream(reply, outcome, started))
+        return Answer(outcome.tier, outcome.decision, b"", await armed(self._stream(reply, outcome, started)))
 
     async def decide(self, call: Call) -> Decision:
         """The router's decision, unless the small tier can't hold the prompt. Raises RequestError."""
@@ -66,23 +66,29 @@ class Pipeline:
 
     async def _generate(self, call: Call, decision: Decision) -> tuple[Decision, Reply]:
         """From the tier decided on; where it can't answer, from the other, unless the caller insisted on the first."""
+        first = self._tiers[decision.role]
         try:
-            return decision, await self._tiers[decision.role].generate(call)
-        except TierUnavailable as error:
-            other = decision.role.other
-            # A prompt that is too long for the small tier has nowhere else to go; a full queue is no failure.
-            if call.forced is not None or decision.cause is Cause.CONTEXT or isinstance(error, TierBusy):
+            return decision, await first.generate(call)
+        except (TierUnavailable, ContextOverflow) as error:
+            cause = None if call.forced else _cause_to_ask_the_other(decision, error)
+            if cause is None:
                 raise
-            log.warning(
-                "%s can't answer (%s), asking %s", self._tiers[decision.role].name, error, self._tiers[other].name
-            )
-            return replace(decision, role=other, cause=Cause.FAILOVER), await self._tiers[other].generate(call)
+            decision = replace(decision, role=decision.role.other, cause=cause)
+            second = self._tiers[decision.role]
+            log.warning("%s can't answer (%s), asking %s", first.name, error, second.name)
+            try:
+                return decision, await second.generate(call)
+            except ContextOverflow:
+                if isinstance(error, TierUnavailable):
+                    raise error from None  # the prompt is not too long, its tier is away
+                raise
 
     async def _stream(self, reply: Reply, outcome: Outcome, started: float) -> AsyncGenerator[bytes, None]:
         assert reply.events is not None
         status = Status.CANCELLED  # what it is when nobody reads to the end
         try:
             async with aclosing(reply.events):
+                yield b""
                 async for event in reply.events:
                     yield event
             status = Status.ERROR if reply.broken else Status.OK
@@ -97,6 +103,17 @@ class Pipeline:
         outcome.status = status
         outcome.total_s = self._clock() - started
         self._record(outcome)
+
+
+def _cause_to_ask_the_other(decision: Decision, error: TierUnavailable | ContextOverflow) -> Cause | None:
+    match error:
+        case ContextOverflow():
+            return Cause.CONTEXT if decision.role is Role.SMALL else None
+        case TierBusy():
+            return None  # a full queue is no failure: the other tier's would be next
+        case _:
+            # What the small tier can't hold has nowhere else to go.
+            return None if decision.cause is Cause.CONTEXT else Cause.FAILOVER
 
 
 def _status_of(error: BaseException) -> Status:

@@ -43,7 +43,9 @@ class SentenceTransformersEncoder:
     def __init__(self, folder: str, max_tokens: int) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # a progress bar is no log line
         # The engines compute in processes of their own; here more threads would only take cores from them.
         torch.set_num_threads(1)
         self._model = SentenceTransformer(folder, device="cpu")

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,9 @@ from tierserve.threads import load_beside
 
 if TYPE_CHECKING:
     from tierserve.config import RouterConfig
+
+
+log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
@@ -54,7 +58,13 @@ class Router:
         """The decision for a request; of several texts the hardest counts. Raises TierUnavailable while loading."""
         if forced is not None:
             return Decision(*forced)
-        results = await asyncio.gather(*(self._score(text) for text in texts))
+        try:
+            results = await asyncio.gather(*(self._score(text) for text in texts))
+        except TierUnavailable:
+            raise
+        except Exception:
+            log.exception("scoring failed")
+            return Decision(Role.LARGE, Cause.UNSCORED)
         score = max(score for score, _ in results)
         cached = all(hit for _, hit in results)
         role = Role.SMALL if score <= self.threshold else Role.LARGE

@@ -73,8 +73,8 @@ async def route(request: web.Request) -> web.Response:
     return web.json_response(
         {
             "object": "route",
-            "model": request.app[TIERS][decision.role].name,
-            "tier": decision.role,
+            "tier": request.app[TIERS][decision.role].name,
+            "role": decision.role,
             "score": decision.score,
             "threshold": request.app[ROUTER].threshold,
             "cause": decision.cause,

@@ -3,10 +3,8 @@
 import asyncio
 import errno
 import logging
-import os
 import signal
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -20,7 +18,7 @@ from tierserve.errors import ConfigError
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import DRAINING, IN_FLIGHT, create_app
-from tierserve.telemetry.logs import configure, log_outcome
+from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.pair import TierPair, build_tiers
 
@@ -39,16 +37,15 @@ def run(config: NodeConfig) -> int:
     """Serve until a signal says otherwise; returns the exit status. Raises ConfigError or TierStartError."""
     import uvloop
 
-    configure(config.log)
     tiers, router = build_tiers(config.tiers), build_router(config.router)
     listener = _listen(config.server)
-    try:
-        status: int = uvloop.run(_until_signalled(config, router, tiers, listener))
-        return status
-    finally:
-        listener.close()
-        _end_children()
-        _end_if_still_loading()
+    with configured(config.log):
+        try:
+            status: int = uvloop.run(_until_signalled(config, router, tiers, listener))
+            return status
+        finally:
+            listener.close()
+            _end_children()
 
 
 async def _until_signalled(config: NodeConfig, router: Router, tiers: TierPair, listener: socket.socket) -> int:
@@ -91,23 +88,23 @@ async def _live(
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)
     await site.start()
-    at_once = True
     try:
         if await _load(router, tiers, end):
             _announce(listener, tiers)
             await end.wait()
             await _drain(app, site, config.server.drain_s)
-        at_once = False
     finally:
         await runner.cleanup()
-        await tiers.stop(at_once)
+        await tiers.stop()
         await router.close()
+        log.info("ended")
 
 
 async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
     """Load everything; False when the node was told to end before that was done."""
 
     async def load() -> None:
+        await tiers.find_weights()
         # One after the other: both import torch, and two threads that import one library wait for each other anyway.
         log.info("loading the router")
         await router.start()
@@ -200,11 +197,3 @@ def _is_resource_tracker(process: psutil.Process) -> bool:
 
 def _loading_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("loading")]
-
-
-def _end_if_still_loading() -> None:
-    """Python can't stop a thread inside a native import, and would crash in finalising around it."""
-    if _loading_threads():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0 if sys.exc_info()[0] is None else 1)

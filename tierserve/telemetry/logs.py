@@ -1,14 +1,19 @@
 """Log lines: text for a person at a terminal, one JSON object a line for everything else. No prompt text.
 
 The engines' processes write through the same formatter: vLLM reads engine_logging.json, whose path it is given in the
-environment, in each of them.
+environment, in each of them. What native code and libraries print past all logging is caught and becomes a log line.
 """
 
+import faulthandler
 import logging
 import os
+import re
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -18,27 +23,61 @@ if TYPE_CHECKING:
     from tierserve.config import LogConfig
 
 log = logging.getLogger("tierserve.request")
+stray = logging.getLogger("stderr")
 
 # How the engines' processes learn of what was configured for the node.
 _FORMAT_VARIABLE = "TIERSERVE_LOG_FORMAT"
 _LEVEL_VARIABLE = "TIERSERVE_LOG_LEVEL"
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
-_LIBRARIES = ("httpx", "httpx2", "httpcore", "urllib3", "sentence_transformers", "transformers", "asyncio", "filelock")
+_FORMATTED = re.compile(rb'\{"level": "|\d\d:\d\d:\d\d [A-Z]+ +')
+_STDERR = 2
+# Ends the relay: children may hold the other end of its pipe longer than this process lives.
+_RELAY_END = b"\0end\n"
+_RELAY_END_S = 1.0
+_LIBRARIES = (
+    "asyncio",
+    "filelock",
+    "httpcore",
+    "httpx",
+    "httpx2",
+    "sentence_transformers",
+    "transformers",
+    "urllib3",
+    "vllm.triton_utils",
+)
+
+# What vLLM warns of at each start on a CPU, and nobody there can change: its CPU build lacks Triton and compiles
+# nothing where the configuration says `enforce_eager`, which it says for that reason.
+_EXPECTED = (
+    "Default vLLM sampling parameters have been overridden",
+    "Enforce eager set",
+    "Inductor compilation was disabled",
+    "Model Runner V2 requires Triton",
+    "Reset SSM cache type",
+    "Triton is not installed",
+    "libiomp is not found",
+    "libtcmalloc is not found",
+    "[shutdown]",
+)
 
 
-def configure(config: "LogConfig") -> None:
-    """Set up logging for this process and, through the environment, for the engines' processes."""
+@contextmanager
+def configured(config: "LogConfig") -> Iterator[None]:
+    """Logging for this process and, through the environment, for the engines' processes, which come after."""
     as_json = config.format == "json" or (config.format == "auto" and not sys.stderr.isatty())
     os.environ[_FORMAT_VARIABLE] = "json" if as_json else "text"
     os.environ[_LEVEL_VARIABLE] = config.level.upper()
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it has a handler of its own; what fails is said by who asked
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("engine_logging.json")))
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter())
-    logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
-    logging.captureWarnings(True)
-    for name in _LIBRARIES:  # what they find worth saying is, to an operator of this node, not
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    with _stray_lines_logged() as terminal:
+        handler = logging.StreamHandler(terminal)
+        handler.setFormatter(formatter())
+        logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
+        logging.captureWarnings(True)
+        for name in _LIBRARIES:  # what they find worth saying is, to an operator of this node, not
+            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+        yield
 
 
 def formatter() -> logging.Formatter:
@@ -56,8 +95,10 @@ class EngineFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         wanted = os.environ.get(_LEVEL_VARIABLE, "INFO")
-        least = logging.DEBUG if wanted == "DEBUG" else max(logging.WARNING, logging.getLevelName(wanted))
-        return record.levelno >= least
+        if wanted == "DEBUG":
+            return True
+        least = max(logging.WARNING, logging.getLevelName(wanted))
+        return record.levelno >= least and not record.getMessage().startswith(_EXPECTED)
 
 
 def log_outcome(outcome: Outcome) -> None:
@@ -89,3 +130,38 @@ def log_outcome(outcome: Outcome) -> None:
         outcome.total_s,
         extra=fields,
     )
+
+
+@contextmanager
+def _stray_lines_logged() -> Iterator[TextIO]:
+    """Gives the true standard error; what anybody else writes to descriptor 2, here or in a child, becomes a log line.
+
+    Python's own standard error stays the true one, so that a traceback at the very end is not lost with the relay.
+    """
+    terminal = os.fdopen(os.dup(_STDERR), "w", buffering=1, errors="backslashreplace")
+    reader, writer = os.pipe()
+    os.dup2(writer, _STDERR)
+    os.close(writer)
+    previous, sys.stderr = sys.stderr, terminal
+    faulthandler.enable(terminal)
+    relay = threading.Thread(target=_relay, args=(reader, terminal), name="stderr", daemon=True)
+    relay.start()
+    try:
+        yield terminal
+    finally:
+        os.write(_STDERR, _RELAY_END)
+        relay.join(_RELAY_END_S)
+        os.dup2(terminal.fileno(), _STDERR)
+        sys.stderr = previous
+
+
+def _relay(reader: int, terminal: TextIO) -> None:
+    with os.fdopen(reader, "rb") as lines:
+        for line in lines:
+            if line.endswith(_RELAY_END):
+                return
+            text = line.decode(errors="backslashreplace")
+            if _FORMATTED.match(line):
+                terminal.write(text)
+            elif text.strip():
+                stray.info("%s", text.strip())

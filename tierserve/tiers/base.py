@@ -44,11 +44,14 @@ class Tier(Protocol):
     def waiting_for(self) -> str:
         """What a tier that is loading is busy with, in the operator's words."""
 
+    async def find_weights(self) -> None:
+        """Make sure that there is something to load, in seconds. Raises ConfigError."""
+
     async def start(self) -> None:
         """Load and warm up; ready when it returns. Raises ConfigError or TierStartError."""
 
-    async def stop(self, at_once: bool = False) -> None:
-        """End it and whatever processes it has; harmless when it never started."""
+    async def stop(self) -> None:
+        """End it and whatever processes it has, at once; harmless when it never started."""
 
     async def fits(self, call: Call) -> bool:
         """Whether prompt and requested output fit the context."""
@@ -62,3 +65,12 @@ class Tier(Protocol):
 
     def metrics(self) -> Iterator[Metric]:
         """The engine's own metrics."""
+
+
+async def armed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Run a generator up to its first yield, which must be an empty one.
+
+    Closing a generator that nobody has begun to read skips its `finally`, and with it the end of what it reads from.
+    """
+    await anext(events)
+    return events

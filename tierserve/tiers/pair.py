@@ -53,6 +53,11 @@ class TierPair:
 
         return parse(kind, body)
 
+    async def find_weights(self) -> None:
+        """Of both, before anything is loaded: what is missing is said at once. Raises ConfigError."""
+        for tier in self:
+            await tier.find_weights()
+
     async def start(self) -> None:
         """Start both; ready when it returns. Raises ConfigError or TierStartError, with nothing left running."""
         starts = [_reminded(tier) for tier in self]
@@ -67,11 +72,11 @@ class TierPair:
         except BaseException as error:
             for start in starts:
                 start.close()
-            await self.stop(at_once=True)
+            await self.stop()
             raise (error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error) from None
 
-    async def stop(self, at_once: bool = False) -> None:
-        await asyncio.gather(*(tier.stop(at_once) for tier in self))
+    async def stop(self) -> None:
+        await asyncio.gather(*(tier.stop() for tier in self))
 
     def _on_cpu(self) -> bool:
         """On a CPU host both engines share the device. Imports vLLM, where a tier uses it."""

@@ -19,7 +19,7 @@ from tierserve.errors import (
     TierStartError,
     TierUnavailable,
 )
-from tierserve.tiers.base import Reply, TierState
+from tierserve.tiers.base import Reply, TierState, armed
 
 if TYPE_CHECKING:
     from tierserve.config import RemoteConfig
@@ -42,6 +42,9 @@ class RemoteTier:
         self._url = config.url.rstrip("/")
         self._key = secret(f"{where}.remote.api_key_env", config.api_key_env)
         self._session: aiohttp.ClientSession | None = None
+
+    async def find_weights(self) -> None:
+        pass
 
     async def start(self) -> None:
         self.state = TierState.LOADING
@@ -72,7 +75,7 @@ class RemoteTier:
         self.max_model_len = known[self._config.model].get("max_model_len")
         self.state, self.waiting_for = TierState.READY, ""
 
-    async def stop(self, at_once: bool = False) -> None:
+    async def stop(self) -> None:
         self.state = TierState.STOPPED
         if self._session is not None:
             await self._session.close()
@@ -120,7 +123,7 @@ class RemoteTier:
         if first is None:
             raise TierUnavailable(f"{self.name} sent an empty stream")
         reply = Reply()
-        reply.events = self._events(call, first, events, response, reply, wants_usage)
+        reply.events = await armed(self._events(call, first, events, response, reply, wants_usage))
         return reply
 
     async def _events(
@@ -134,6 +137,7 @@ class RemoteTier:
     ) -> AsyncGenerator[bytes, None]:
         line: str | None = first
         try:
+            yield b""
             while line is not None and line != "[DONE]":
                 event = json.loads(line)
                 reply.broken = reply.broken or "error" in event

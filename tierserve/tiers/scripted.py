@@ -16,7 +16,7 @@ from prometheus_client import Metric
 
 from tierserve.core import Call, Kind, Usage
 from tierserve.errors import ContextOverflow, TierUnavailable
-from tierserve.tiers.base import Reply, TierState
+from tierserve.tiers.base import Reply, TierState, armed
 
 Step = str | BaseException | asyncio.Event
 
@@ -33,10 +33,13 @@ class ScriptedTier:
         self.calls: list[Call] = []
         self.running = 0  # replies that are neither finished nor closed
 
+    async def find_weights(self) -> None:
+        pass
+
     async def start(self) -> None:
         self.state = TierState.READY
 
-    async def stop(self, at_once: bool = False) -> None:
+    async def stop(self) -> None:
         self.state = TierState.STOPPED
 
     async def fits(self, call: Call) -> bool:
@@ -55,7 +58,7 @@ class ScriptedTier:
             return Reply(json.dumps(self._body(call, "".join(texts), usage)).encode(), usage=usage)
         first = await anext(deltas)
         reply = Reply()
-        reply.events = self._events(call, first, deltas, reply)
+        reply.events = await armed(self._events(call, first, deltas, reply))
         return reply
 
     def metrics(self) -> Iterator[Metric]:
@@ -79,6 +82,7 @@ class ScriptedTier:
     ) -> AsyncGenerator[bytes, None]:
         reply.usage = Usage(_words(call), 0)
         try:
+            yield b""
             yield self._event(call, first, reply.usage)
             async for text in rest:
                 yield self._event(call, text, reply.usage)

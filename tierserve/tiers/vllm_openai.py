@@ -26,7 +26,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from tierserve.core import Call, Kind, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierserveError, TierUnavailable
-from tierserve.tiers.base import Reply
+from tierserve.tiers.base import Reply, armed
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -178,13 +178,14 @@ class OpenAILayer:
             error = ErrorInfo.model_validate(json.loads(first.removeprefix("data: "))["error"])
             raise self._engine_died(error) or _refusal(error)
         reply = Reply()
-        reply.events = self._events(first, chunks, reply, wants_usage)
+        reply.events = await armed(self._events(first, chunks, reply, wants_usage))
         return reply
 
     async def _events(
         self, first: str, chunks: AsyncGenerator[str, None], reply: Reply, wants_usage: bool
     ) -> AsyncGenerator[bytes, None]:
         try:
+            yield b""
             async for chunk in _chain(first, chunks):
                 # Quotes inside generated text are escaped, so neither mark can occur there.
                 if _USAGE_EVENT in chunk:

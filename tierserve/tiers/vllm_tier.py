@@ -1,7 +1,6 @@
 """A tier that is a vLLM engine of this process: AsyncLLM here, its core and workers in processes of their own."""
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -75,6 +74,11 @@ class VllmTier:
     def waiting_for(self) -> str:
         return self._waiting_for
 
+    async def find_weights(self) -> None:
+        assert self._config.engine is not None
+        model = self._config.engine["model"]
+        await load_beside(lambda: check_weights(model, f"{self._where}.engine.model"))
+
     async def start(self) -> None:
         self._state = TierState.LOADING
         try:
@@ -84,14 +88,12 @@ class VllmTier:
             raise
         self._state = TierState.READY
 
-    async def stop(self, at_once: bool = False) -> None:
+    async def stop(self) -> None:
         self._state = TierState.STOPPED
         engine, self._engine, self._layer = self._engine, None, None
         if engine is not None:
-            # shutdown() waits for the engine's processes: up to five seconds, or not at all.
-            await asyncio.to_thread(engine.shutdown, 0 if at_once else None)
-            del engine
-            gc.collect()
+            # Without the 0 it gives the engine's processes five seconds, which they use up even when idle.
+            await asyncio.to_thread(engine.shutdown, 0)
 
     async def fits(self, call: Call) -> bool:
         """By bytes where that is certain, which costs nothing; else by the very tokens."""
@@ -119,10 +121,6 @@ class VllmTier:
         return iter(self._registry.collect())
 
     async def _load(self) -> None:
-        assert self._config.engine is not None
-        self._waiting_for = "the weights"
-        model = self._config.engine["model"]
-        await load_beside(lambda: check_weights(model, f"{self._where}.engine.model"))
         self._waiting_for = "vLLM to be imported"
         args = await load_beside(lambda: self.arguments(self._config, self._where))
         self._waiting_for = "the engine's processes to load the model"
@@ -161,6 +159,9 @@ def _prepare_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Neither is a log line, and both speak to vLLM's developers.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ[NODE_VARIABLE] = str(os.getpid())
 
 

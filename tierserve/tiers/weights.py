@@ -8,6 +8,8 @@ from tierserve.errors import ConfigError
 
 SUMS = "SHA256SUMS"
 
+_HUB_TIMEOUT_S = 10
+
 
 def check_weights(model: str, where: str) -> None:
     """Raise ConfigError unless `model`, the option at `where`, is a usable folder or can be had from the hub."""
@@ -42,16 +44,15 @@ def _how_to_make(folder: Path) -> str:
 
 
 def _check_hub(repository: str, where: str) -> None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        hf_hub_download(repository, "config.json")
+        if isinstance(try_to_load_from_cache(repository, "config.json"), str):
+            return
+        # Asked once: hf_hub_download would try for half a minute to reach a hub that is not there.
+        get_hf_file_metadata(hf_hub_url(repository, "config.json"), timeout=_HUB_TIMEOUT_S)
+        return
     except HFValidationError:
         problem = f"{repository!r} is neither a folder nor a repository id"
         remedy = "write ./path for a folder beside this file, or owner/name for the hub"
@@ -61,12 +62,10 @@ def _check_hub(repository: str, where: str) -> None:
     except RepositoryNotFoundError:
         problem = f"the hub has no repository {repository!r}, or it is private"
         remedy = "check the id; for a private one export HF_TOKEN=..."
-    except (LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # whatever its HTTP client raises: it comes to this
         problem = f"{repository!r} is not on this machine and the hub can't be reached ({type(error).__name__})"
         remedy = (
             f"connect, or copy the result of `hf download {repository}` from a machine that can and name that folder, "
             "or point HF_HOME at a cache that has it"
         )
-    else:
-        return
     raise ConfigError(where, problem, remedy)

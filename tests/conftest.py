@@ -1,0 +1,35 @@
+"""What tests share: the project's paths, and one running node with two real engines for all that drive it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import yaml
+
+from tests.node import Node
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def lab() -> dict[str, Any]:
+    """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
+    for tier in data["tiers"].values():
+        tier["engine"]["model"] = str((ROOT / "configs" / tier["engine"]["model"]).resolve())
+    return data | {"server": {"port": 0, "max_body_mb": 1, "drain_s": 60}}
+
+
+@pytest.fixture(scope="session")
+def node(lab: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """`tierserve --config`, as a person starts it, on the embedded default."""
+    with Node(lab, tmp_path_factory.mktemp("node")) as running:
+        yield running.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def client(node: Node) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="unused", max_retries=0, timeout=120) as client:
+        yield client

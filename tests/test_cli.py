@@ -1,0 +1,180 @@
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tierserve import __version__
+from tierserve.cli import main
+
+COMMAND = str(Path(sys.executable).with_name("tierserve"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process: exit status, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tierserve", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Any], str]:
+    def write(data: Any) -> str:
+        path = tmp_path / "node.yaml"
+        path.write_text(yaml.safe_dump(data))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["schema"], ["--version"]])
+def test_a_light_command_answers_within_a_second_of_cpu_time(arguments: list[str]) -> None:
+    def cpu_s() -> float:
+        process = subprocess.Popen([COMMAND, *arguments], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_utime + usage.ru_stime
+
+    assert min(cpu_s() for _ in range(3)) < 1
+
+
+def test_version(run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run("--version") == (0, f"tierserve {__version__}\n", "")
+
+
+def test_schema_is_what_editors_read(run: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, _ = run("schema")
+    schema = json.loads(out)
+    assert status == 0
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) >= {"server", "router", "tiers", "log"}
+
+
+def test_no_configuration_is_a_usage_error(run: Callable[..., tuple[int, str, str]]) -> None:
+    for arguments in ([], ["check"], ["route", "hello"]):
+        status, _, err = run(*arguments)
+        assert status == 2
+        assert "--config FILE is missing" in err
+
+
+def test_an_absent_file_says_so(run: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, err = run("check", "--config", "nowhere.yaml")
+    assert (status, out) == (2, "")
+    assert err.startswith("tierserve: nowhere.yaml: can't be read")
+
+
+def test_the_option_may_stand_on_either_side_of_the_command(run: Callable[..., tuple[int, str, str]]) -> None:
+    for arguments in (["--config", "nowhere.yaml", "check"], ["check", "--config", "nowhere.yaml"]):
+        assert "nowhere.yaml" in run(*arguments)[2]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_configuration_that_we_ship_is_valid(name: str, run: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, err = run("check", "--config", str(ROOT / "configs" / name))
+    assert status == 0, err
+    assert out.endswith("valid\n")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("tensor_paralel_size", 2, "tiers.small.engine.tensor_paralel_size: vLLM's AsyncEngineArgs has no such option"),
+        ("max_model_len", "long", "tiers.small.engine.max_model_len"),
+        ("gpu_memory_utilization", 1.5, "tiers.small.engine.gpu_memory_utilization"),
+        ("quantization", 8, "tiers.small.engine.quantization"),
+        ("served_model_name", "x", "set the tier's `name`"),
+        ("device_ids", [0, 0], "names a device twice"),
+        ("device_ids", [0, 1], "2 devices, but tensor x pipeline x data parallel size is 1"),
+    ],
+)
+def test_engine_options_are_checked_by_path(
+    option: str, value: Any, said: str, lab: dict[str, Any], write: Any, run: Any
+) -> None:
+    lab = json.loads(json.dumps(lab))
+    lab["tiers"]["small"]["engine"][option] = value
+    status, _, err = run("check", "--config", write(lab))
+    assert status == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_route_prints_the_decision(lab: dict[str, Any], write: Any, run: Any) -> None:
+    path = write(lab)
+    status, out, _ = run("route", "--config", path, "What is Python?")
+    assert status == 0
+    assert out.startswith("lab-small (small): score ")
+    hard = "Explain the CAP theorem trade-offs in distributed databases"
+    status, out, _ = run("route", "--config", path, "--json", hard)
+    decision = json.loads(out)
+    assert decision.pop("score") > 4
+    assert decision == {"tier": "lab-large", "role": "large", "threshold": 4.0, "cause": "score"}
+
+
+def test_route_of_nothing_is_a_usage_error(lab: dict[str, Any], write: Any, run: Any) -> None:
+    status, _, err = run("route", "--config", write(lab), "  ")
+    assert status == 2
+    assert "the prompt is empty" in err
+
+
+def serve(path: str) -> tuple[int, str]:
+    """`tierserve --config path`, which is expected to end by itself."""
+    done = subprocess.run([COMMAND, "--config", path], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_anything_loads(lab: dict[str, Any], write: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, err = serve(write(lab | {"server": {"port": port}}))
+    assert status == 2
+    assert (
+        err == f"tierserve: server.port: 127.0.0.1:{port} is in use — stop what listens there, or choose another port\n"
+    )
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "remove folder"])
+def test_a_damaged_checkpoint_stops_the_start_and_is_named(
+    damage: str, lab: dict[str, Any], write: Any, tmp_path: Path
+) -> None:
+    lab = json.loads(json.dumps(lab))
+    folder = tmp_path / "lab-large"
+    shutil.copytree(lab["tiers"]["large"]["engine"]["model"], folder)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    match damage:
+        case "flip":
+            content[-1] ^= 1
+            weights.write_bytes(content)
+        case "truncate":
+            weights.write_bytes(content[:-1])
+        case "remove":
+            weights.unlink()
+        case "remove folder":
+            shutil.rmtree(folder)
+    lab["tiers"]["large"]["engine"]["model"] = str(folder)
+    status, err = serve(write(lab))
+    assert status == 2
+    said = err.splitlines()[-1]
+    assert said.startswith("tierserve: tiers.large.engine.model: ")
+    assert str(folder) in said
+    assert "make it again" in said
+    assert "Traceback" not in err

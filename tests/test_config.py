@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from tests.conftest import ROOT
+from tierserve.config import NodeConfig, load, schema, secret
+from tierserve.core import Role
+from tierserve.errors import ConfigError
+
+TIERS: dict[str, Any] = {
+    "small": {"name": "s", "engine": {"model": "./s"}},
+    "large": {"name": "l", "remote": {"url": "http://127.0.0.1:1/v1", "model": "m"}},
+}
+
+
+def config_of(tmp_path: Path, text: str) -> NodeConfig:
+    path = tmp_path / "node.yaml"
+    path.write_text(text)
+    return load(path)
+
+
+def problem_of(tmp_path: Path, data: Any) -> str:
+    with pytest.raises(ConfigError) as raised:
+        config_of(tmp_path, data if isinstance(data, str) else yaml.safe_dump(data))
+    return str(raised.value).removeprefix(f"{tmp_path}/node.yaml: ")
+
+
+def test_defaults_are_the_article_s(tmp_path: Path) -> None:
+    config = config_of(tmp_path, yaml.safe_dump({"tiers": TIERS}))
+    assert config.router.threshold == 4.0
+    assert config.server.host == "127.0.0.1"
+    assert config.tiers[Role.SMALL].name == "s"
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = config_of(tmp_path, yaml.safe_dump({"tiers": TIERS}))
+    assert config.tiers.small.engine == {"model": str(tmp_path / "s")}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"tiers": TIERS, "ruoter": {}}, "ruoter: unknown option — did you mean `router`?"),
+        (
+            {"tiers": TIERS, "router": {"treshold": 1}},
+            "router.treshold: unknown option — did you mean `threshold`?",
+        ),
+        ({"tiers": TIERS, "router": {"xyz": 1}}, "known here: encoder, scorer, threshold, cache_entries"),
+        ({"tiers": TIERS, "router": {"threshold": 11}}, "router.threshold: Input should be less than or equal to 10"),
+        ({"tiers": TIERS, "server": {"port": "high"}}, "server.port: Input should be a valid integer"),
+        ({"tiers": TIERS, "server": {"port": 70000}}, "(it is 70000)"),
+        ({"tiers": {"small": TIERS["small"]}}, "tiers.large: missing — add it"),
+        ({"server": {}}, "tiers: missing — add it"),
+        ({"tiers": TIERS | {"small": {"name": "s"}}}, "a tier needs either `engine:`"),
+        ({"tiers": TIERS | {"small": {"name": "s", "engine": {}}}}, "engine.model is missing"),
+        ({"tiers": TIERS | {"small": {"name": "auto", "engine": {"model": "m"}}}}, "`auto` is the routed model"),
+        ({"tiers": TIERS | {"small": {"name": "l", "engine": {"model": "m"}}}}, "two different names"),
+        ({"tiers": TIERS | {"small": {"name": "large", "engine": {"model": "m"}}}}, "two different names"),
+        ({"tiers": TIERS | {"small": {"name": "a b", "engine": {"model": "m"}}}}, "tiers.small.name"),
+        ({"tiers": TIERS, "log": {"level": "loud"}}, "log.level"),
+        ({"tiers": TIERS, "server": {"port": "a"}, "log": {"level": "loud"}}, "1 more problem in this file"),
+        ("tiers: {small: 1, small: 2}", "key 'small' stands twice (line 1)"),
+        ("1: 2", "key 1 on line 1 is not a text"),
+        ("tiers: [", "is not YAML"),
+        ("", "holds no configuration — start from a file in configs/"),
+        ("- a", "holds no configuration"),
+        ("a: !!python/object/apply:os.system [true]", "is not YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_path_and_the_remedy(data: Any, said: str, tmp_path: Path) -> None:
+    assert said in problem_of(tmp_path, data)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "node.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "node.yaml", tmp_path, tmp_path / "absent.yaml"):
+        with pytest.raises(ConfigError, match="can't be read"):
+            load(path)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_no_content_is_anything_but_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError):
+        load(path)
+
+
+def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "sesame")
+    assert secret("here", "A_KEY") == "sesame"
+    assert secret("here", None) is None
+    monkeypatch.delenv("A_KEY")
+    with pytest.raises(ConfigError, match="here: the environment variable A_KEY is not set — export A_KEY="):
+        secret("here", "A_KEY")
+
+
+def test_every_option_is_described() -> None:
+    def sections(model: type[BaseModel]) -> list[dict[str, Any]]:
+        found = model.model_json_schema()
+        return [found, *found.get("$defs", {}).values()]
+
+    for section in sections(NodeConfig):
+        for name, option in section["properties"].items():
+            assert "description" in option or "$ref" in option or "anyOf" in option, f"{section['title']}.{name}"
+
+
+def test_the_schema_accepts_what_we_ship() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    for path in (ROOT / "configs").glob("*.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(schema()))
