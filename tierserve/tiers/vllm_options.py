@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from tierserve.config import TierConfig
 
 # Defaults that the project depends on; the file can override each.
-_DEFAULTS: Mapping[str, Any] = {
-    # Without it small models, free to choose, emit white space for ever under a JSON grammar. vLLM ignores the
-    # per-request form of this option.
-    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-    "use_tqdm_on_load": False,  # a progress bar is no log line
-}
+_DEFAULTS: Mapping[str, Any] = {"use_tqdm_on_load": False}  # a progress bar is no log line
+# Without the second small models, free to choose, emit white space for ever under a JSON grammar. vLLM ignores the
+# per-request form of this option.
+_STRUCTURED_OUTPUTS: Mapping[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
 # tierserve sets these itself: the name on the wire is the tier's, and the layer needs the tokenizer.
 _RESERVED = {
     "served_model_name": "set the tier's `name`",
@@ -33,8 +31,10 @@ _RESERVED = {
 
 def engine_args(tier: "TierConfig", where: str) -> "AsyncEngineArgs":
     """vLLM's own arguments for a tier; `where` is its path in the file. Raises ConfigError."""
+    from vllm.config import StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
+    _check_parsers(tier, where)
     options = tier.engine or {}
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     for name, value in options.items():
@@ -46,15 +46,36 @@ def engine_args(tier: "TierConfig", where: str) -> "AsyncEngineArgs":
             remedy = f"did you mean `{near[0]}`?" if near else "see vLLM's engine arguments"
             raise ConfigError(path, "vLLM's AsyncEngineArgs has no such option", remedy)
         _check_value(AsyncEngineArgs, name, value, path)
+    structured_outputs = {**_STRUCTURED_OUTPUTS, **options.get("structured_outputs_config", {})}
     try:
         return AsyncEngineArgs(
-            **{**_DEFAULTS, **options},
+            **{
+                **_DEFAULTS,
+                **options,
+                # As an object: vLLM writes the reasoning parser's name into it.
+                "structured_outputs_config": StructuredOutputsConfig(**structured_outputs),
+            },
             served_model_name=tier.name,
             reasoning_parser=tier.reasoning_parser,
             disable_log_stats=False,
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}.engine", " ".join(str(error).split()), "see vLLM's engine arguments") from None
+
+
+def _check_parsers(tier: "TierConfig", where: str) -> None:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for option, name, manager in (
+        ("tool_parser", tier.tool_parser, ToolParserManager),
+        ("reasoning_parser", tier.reasoning_parser, ReasoningParserManager),
+    ):
+        known = manager.list_registered()
+        if name and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"{where}.{option}", f"vLLM has no parser {name!r}", remedy)
 
 
 def _check_value(args_class: type, name: str, value: Any, path: str) -> None:

