@@ -207,8 +207,9 @@ async def test_a_reader_that_goes_away_frees_the_slot_and_is_recorded(bench: Ben
 async def test_a_caller_that_goes_away_before_the_first_byte_frees_the_slot(bench: Bench, stream: bool) -> None:
     bench.small.script = [asyncio.Event(), "never"]
     waiting = asyncio.create_task(bench.answer(stream=stream))
-    while not bench.small.running:
+    for _ in range(20):
         await asyncio.sleep(0)
+    assert bench.small.running == 1
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

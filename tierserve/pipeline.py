@@ -43,7 +43,7 @@ class Pipeline:
         started = self._clock()
         outcome = Outcome(call)
         try:
-            decision = outcome.decision = await self.decide(call)
+            decision = outcome.decision = await self._router.decide(call.texts, call.forced)
             outcome.route_s = self._clock() - started
             outcome.decision, reply = await self._generate(call, decision)
             outcome.tier = self._tiers[outcome.decision.role].name
@@ -58,7 +58,7 @@ class Pipeline:
         return Answer(outcome.tier, outcome.decision, b"", await armed(self._stream(reply, outcome, started)))
 
     async def decide(self, call: Call) -> Decision:
-        """The router's decision, unless the small tier can't hold the prompt. Raises RequestError."""
+        """Where `answer` would send the call, as far as that shows beforehand. Raises TierUnavailable."""
         decision = await self._router.decide(call.texts, call.forced)
         if decision.role is Role.SMALL and call.forced is None and not await self._tiers[Role.SMALL].fits(call):
             return replace(decision, role=Role.LARGE, cause=Cause.CONTEXT)
@@ -75,7 +75,8 @@ class Pipeline:
                 raise
             decision = replace(decision, role=decision.role.other, cause=cause)
             second = self._tiers[decision.role]
-            log.warning("%s can't answer (%s), asking %s", first.name, error, second.name)
+            level = logging.INFO if cause is Cause.CONTEXT else logging.WARNING
+            log.log(level, "%s can't answer (%s), asking %s", first.name, error, second.name)
             try:
                 return decision, await second.generate(call)
             except ContextOverflow:

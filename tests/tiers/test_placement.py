@@ -38,14 +38,24 @@ def test_engines_share_a_device_unless_their_devices_differ() -> None:
     assert share_a_device(tiers({"tensor_parallel_size": 2}, {"device_ids": [1]}))
     assert not share_a_device(tiers({"device_ids": [0]}, {"device_ids": [1]}))
     remote = {"name": "l", "remote": {"url": "http://h/v1", "model": "m"}}
-    assert not share_a_device(TiersConfig.model_validate({"small": {"name": "s", "engine": {"model": "m"}}, "large": remote}))
+    assert not share_a_device(
+        TiersConfig.model_validate({"small": {"name": "s", "engine": {"model": "m"}}, "large": remote})
+    )
 
 
 @pytest.mark.parametrize(
     ("small", "large", "said"),
     [
-        ({"device_ids": [0, 0], "tensor_parallel_size": 2}, {}, "tiers.small.engine.device_ids: .* names a device twice"),
-        ({}, {"device_ids": [0, 1]}, "tiers.large.engine.device_ids: 2 devices, .* is 1 — name 1 devices, or set tensor"),
+        (
+            {"device_ids": [0, 0], "tensor_parallel_size": 2},
+            {},
+            "tiers.small.engine.device_ids: .* names a device twice",
+        ),
+        (
+            {},
+            {"device_ids": [0, 1]},
+            "tiers.large.engine.device_ids: 2 devices, .* is 1 — name 1 devices, or set tensor",
+        ),
         ({"gpu_memory_utilization": 0.5}, {"gpu_memory_utilization": 0.6}, r"want 0.5 \+ 0.6 of its memory"),
         ({"gpu_memory_utilization": 0.5}, {}, r"want 0.5 \+ 0.92"),
     ],

@@ -22,9 +22,7 @@ def test_what_is_neither_folder_nor_repository_is_said(name: str) -> None:
         check_weights(name, "here")
 
 
-def test_a_hub_that_can_t_be_reached_is_named_with_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_that_can_t_be_reached_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")

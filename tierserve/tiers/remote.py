@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PATHS: Mapping[Kind, str] = {Kind.CHAT: "/chat/completions", Kind.COMPLETION: "/completions"}
 _CONNECT_S = 5
+_DONE = "[DONE]"
 # One event of a stream: a token with logprobs and tool calls stays far below it.
 _LONGEST_LINE = 1 << 20
 
@@ -122,6 +123,8 @@ class RemoteTier:
         first = await anext(events, None)
         if first is None:
             raise TierUnavailable(f"{self.name} sent an empty stream")
+        if first != _DONE and "error" in (event := json.loads(first)):
+            raise TierUnavailable(f"{self.name}: {event['error']}")
         reply = Reply()
         reply.events = await armed(self._events(call, first, events, response, reply, wants_usage))
         return reply
@@ -138,7 +141,7 @@ class RemoteTier:
         line: str | None = first
         try:
             yield b""
-            while line is not None and line != "[DONE]":
+            while line is not None and line != _DONE:
                 event = json.loads(line)
                 reply.broken = reply.broken or "error" in event
                 if event.get("usage"):
@@ -154,7 +157,7 @@ class RemoteTier:
             yield f"data: {json.dumps({'error': problem})}\n\n".encode()
         finally:
             response.close()
-        yield b"data: [DONE]\n\n"
+        yield f"data: {_DONE}\n\n".encode()
 
     def _ours(self, call: Call, answer: dict[str, Any]) -> dict[str, Any]:
         if "error" in answer:

@@ -96,29 +96,46 @@ class VllmTier:
             await asyncio.to_thread(engine.shutdown, 0)
 
     async def fits(self, call: Call) -> bool:
-        """By bytes where that is certain, which costs nothing; else by the very tokens."""
-        if self._layer is None or self.max_model_len is None:
-            return True  # generate() will say that the tier is not ready
-        output = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
-        if not isinstance(output, int):
-            return True  # generate() will refuse it
-        most = len(json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")) + _TEMPLATE_TOKENS
-        if most + output <= self.max_model_len:
-            return True
         try:
-            return await self._layer.count_prompt_tokens(call) + output <= self.max_model_len
+            await self._check_length(self._ready_layer(), call)
         except ContextOverflow:
             return False
-        except RequestError:
+        except (RequestError, TierUnavailable):
             return True  # generate() will say the same
+        return True
 
     async def generate(self, call: Call) -> Reply:
-        if self._layer is None or self.state is not TierState.READY:
-            raise TierUnavailable(f"{self.name} is {self.state}")
-        return await self._layer.generate(call)
+        layer = self._ready_layer()
+        await self._check_length(layer, call)
+        return await layer.generate(call)
 
     def metrics(self) -> Iterator[Metric]:
         return iter(self._registry.collect())
+
+    def _ready_layer(self) -> "OpenAILayer":
+        if self._layer is None or self.state is not TierState.READY:
+            raise TierUnavailable(f"{self.name} is {self.state}")
+        return self._layer
+
+    async def _check_length(self, layer: "OpenAILayer", call: Call) -> None:
+        """Raise ContextOverflow unless prompt and output fit: vLLM would clip the output, and say nothing.
+
+        By bytes where that is certain, which costs nothing; else by the very tokens.
+        """
+        assert self.max_model_len is not None
+        option = "max_completion_tokens" if call.body.get("max_completion_tokens") else "max_tokens"
+        output = call.body.get(option) or 0
+        if not isinstance(output, int):
+            return  # the layer refuses it
+        most = len(json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+        if most + output <= self.max_model_len:
+            return
+        prompt = await layer.count_prompt_tokens(call)
+        if prompt + output > self.max_model_len:
+            problem = f"{prompt} tokens of prompt and {output} of output exceed the maximum context length of"
+            room = self.max_model_len - prompt
+            remedy = f"ask for at most {room}, or shorten the prompt" if room > 0 else "shorten the prompt"
+            raise ContextOverflow(f"{problem} {self.max_model_len} tokens: {remedy}", option)
 
     async def _load(self) -> None:
         self._waiting_for = "vLLM to be imported"

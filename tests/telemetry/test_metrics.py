@@ -1,0 +1,76 @@
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+
+from tierserve.core import Call, Cause, Decision, Kind, Outcome, Role, Status, Usage
+from tierserve.telemetry.metrics import Metrics
+
+CALL = Call("id", Kind.CHAT, {}, ("text",))
+
+
+def samples(metrics: Metrics, *engines: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = metrics.render(engine.collect() for engine in engines).decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def test_an_outcome_is_counted_once_in_each_series() -> None:
+    metrics = Metrics(["s", "l"])
+    metrics.record(
+        Outcome(CALL, Status.OK, Decision(Role.SMALL, Cause.SCORE, 2.5), "s", Usage(10, 20), 0.004, 0.03, 0.2)
+    )
+    found = samples(metrics)
+    assert found[key("tierserve_requests_total", tier="s", cause="score", status="ok")] == 1
+    assert found[key("tierserve_tokens_total", tier="s", direction="prompt")] == 10
+    assert found[key("tierserve_tokens_total", tier="s", direction="completion")] == 20
+    assert found[key("tierserve_route_seconds_bucket", cause="score", le="0.005")] == 1
+    assert found[key("tierserve_route_seconds_bucket", cause="score", le="0.0025")] == 0
+    assert found[key("tierserve_first_byte_seconds_sum", tier="s")] == 0.03
+    assert found[key("tierserve_request_seconds_sum", tier="s")] == 0.2
+    assert found[key("tierserve_score_bucket", le="3.0")] == 1
+
+
+def test_a_request_that_never_got_to_a_tier_is_counted_too() -> None:
+    metrics = Metrics(["s", "l"])
+    metrics.record(Outcome(CALL, Status.UNAVAILABLE))
+    found = samples(metrics)
+    assert found[key("tierserve_requests_total", tier="none", cause="none", status="unavailable")] == 1
+    assert found[key("tierserve_request_seconds_count", tier="s")] == 0
+
+
+def test_series_stand_at_zero_from_the_start() -> None:
+    found = samples(Metrics(["s", "l"]))
+    for cause in Cause:
+        assert found[key("tierserve_requests_total", tier="l", cause=cause, status="ok")] == 0
+
+
+def test_gauges_are_read_when_scraped() -> None:
+    metrics, state = Metrics(["s"]), {"ready": False, "count": 3}
+    metrics.watch_in_flight(lambda: state["count"])
+    metrics.watch_tier("s", lambda: bool(state["ready"]))
+    assert samples(metrics)[key("tierserve_tier_ready", tier="s")] == 0
+    state["ready"] = True
+    found = samples(metrics)
+    assert found[key("tierserve_tier_ready", tier="s")] == 1
+    assert found[key("tierserve_requests_in_flight")] == 3
+
+
+def test_each_family_of_the_engines_stands_once_with_the_samples_of_both() -> None:
+    registries = []
+    for model in ("s", "l"):
+        registry = CollectorRegistry()
+        Counter("vllm:tokens", "Tokens.", ["model_name"], registry=registry).labels(model).inc()
+        registries.append(registry)
+    metrics = Metrics(["s", "l"])
+    for _ in range(2):  # merging must not write into what it merges
+        text = metrics.render(registry.collect() for registry in registries).decode()
+        assert text.count("# TYPE vllm:tokens_total counter") == 1
+        assert text.count("vllm:tokens_total{") == 2

@@ -1,0 +1,252 @@
+"""One contract for every kind of tier: what tiers/base.py promises, each keeps."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.node import Node
+from tierserve.config import RemoteConfig, TierConfig
+from tierserve.core import Call, Kind
+from tierserve.errors import ContextOverflow, RequestError, TierUnavailable
+from tierserve.tiers.base import Tier, TierState
+from tierserve.tiers.remote import RemoteTier
+from tierserve.tiers.scripted import ScriptedTier
+from tierserve.tiers.vllm_tier import VllmTier
+
+WORD = "word "
+
+
+@dataclass
+class Kit:
+    """A tier that is ready, how many requests it is busy with, and a text that is too long for it."""
+
+    tier: Tier
+    unfinished: Callable[[], Awaitable[int]]
+    too_long: str
+
+    async def until_unfinished(self, count: int) -> None:
+        deadline = time.monotonic() + 30
+        while await self.unfinished() != count:
+            assert time.monotonic() < deadline, f"{await self.unfinished()} requests unfinished, expected {count}"
+            await asyncio.sleep(0.02)
+
+
+async def scripted(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
+    tier = ScriptedTier("scripted", ["Hel", "lo"] * 4 + [asyncio.Event()], max_model_len=50)
+
+    async def unfinished() -> int:
+        return tier.running
+
+    await tier.start()
+    yield Kit(tier, unfinished, WORD * 51)
+
+
+async def remote(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
+    """A tier at the running node: vLLM's engine, one HTTP hop away."""
+    node: Node = request.getfixturevalue("node")
+    tier = RemoteTier("remote", RemoteConfig(url=f"{node.url}/v1", model="lab-small"), "tiers.small")
+
+    async def unfinished() -> int:
+        async with aiohttp.ClientSession() as session, session.get(f"{node.url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        running = [line for line in lines if line.startswith(("vllm:num_requests_running", "vllm:num_requests_wait"))]
+        assert running
+        return int(sum(float(line.split()[-1]) for line in running if "lab-small" in line))
+
+    await tier.start()
+    yield Kit(tier, unfinished, WORD * 2000)
+    await tier.stop()
+
+
+async def vllm(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
+    """An engine of this very process."""
+    lab = request.getfixturevalue("lab")
+    tier = VllmTier(TierConfig(**lab["tiers"]["small"]), "tiers.small")
+    before = dict(os.environ)
+    await tier.find_weights()
+    await tier.start()
+
+    async def unfinished() -> int:
+        assert tier._engine is not None
+        return tier._engine.output_processor.get_num_unfinished_requests()
+
+    yield Kit(tier, unfinished, WORD * 2000)
+    await tier.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(scripted, id="scripted"),
+        pytest.param(remote, id="remote", marks=pytest.mark.engine),
+        pytest.param(vllm, id="vllm", marks=pytest.mark.engine),
+    ],
+)
+async def kit(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
+    async for kit in request.param(request):
+        yield kit
+
+
+@pytest.fixture(autouse=True)
+def answers_end(kit: Kit, request: pytest.FixtureRequest) -> None:
+    """The scripted tier answers at once, but for the tests in which it must never come to an end."""
+    if isinstance(kit.tier, ScriptedTier):
+        endless = "slot" in request.node.name
+        kit.tier.script = ["Hel", "lo"] * 4 + ([asyncio.Event()] if endless else [])
+
+
+def chat(text: str = "hello", stream: bool = False, **options: Any) -> Call:
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream} | options
+    return Call(f"id{time.monotonic_ns()}", Kind.CHAT, body, (text,), stream)
+
+
+def completion(text: str = "hello", stream: bool = False, **options: Any) -> Call:
+    body = {"prompt": text, "max_tokens": 8, "stream": stream} | options
+    return Call(f"id{time.monotonic_ns()}", Kind.COMPLETION, body, (text,), stream)
+
+
+async def read(events: Any) -> list[dict[str, Any]]:
+    """The events of a stream, which must end with [DONE]."""
+    async with aclosing(events):
+        text = b"".join([event async for event in events]).decode()
+    payloads = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert payloads[-1] == "[DONE]"
+    return [json.loads(payload) for payload in payloads[:-1]]
+
+
+async def test_it_is_ready_once_started(kit: Kit) -> None:
+    assert kit.tier.state is TierState.READY
+    assert kit.tier.max_model_len
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+async def test_a_whole_answer_is_openai_s_json_under_the_tier_s_name(kit: Kit, make: Callable[..., Call]) -> None:
+    call = make()
+    reply = await kit.tier.generate(call)
+    assert reply.events is None
+    body = json.loads(reply.body)
+    assert body["model"] == kit.tier.name
+    assert call.id in body["id"]
+    (choice,) = body["choices"]
+    assert isinstance(choice["message"]["content"] if make is chat else choice["text"], str)
+    assert choice["finish_reason"] in ("stop", "length")
+    usage = body["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (
+        reply.usage.prompt_tokens,
+        reply.usage.completion_tokens,
+    )
+    assert reply.usage.prompt_tokens > 0
+    assert 0 < reply.usage.completion_tokens <= 8
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+async def test_a_stream_is_openai_s_events_under_the_tier_s_name(kit: Kit, make: Callable[..., Call]) -> None:
+    call = make(stream=True)
+    reply = await kit.tier.generate(call)
+    events = await read(reply.events)
+    assert {event["model"] for event in events} == {kit.tier.name}
+    assert all(call.id in event["id"] for event in events)
+    assert len({event["id"] for event in events}) == 1
+    assert all(event["choices"] for event in events), "usage that nobody asked for"
+    assert not reply.broken
+    assert reply.usage.prompt_tokens > 0
+    assert 0 < reply.usage.completion_tokens <= 8
+
+
+async def test_a_stream_tells_its_usage_when_asked_to(kit: Kit) -> None:
+    if isinstance(kit.tier, ScriptedTier):
+        pytest.skip("a script knows no options")
+    reply = await kit.tier.generate(chat(stream=True, stream_options={"include_usage": True}))
+    *_, last = await read(reply.events)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == reply.usage.completion_tokens
+
+
+@pytest.mark.parametrize("events_read", [0, 1])
+async def test_closing_a_stream_frees_the_slot(kit: Kit, events_read: int) -> None:
+    reply = await kit.tier.generate(chat(stream=True, max_tokens=1500, ignore_eos=True))
+    assert reply.events is not None
+    for _ in range(events_read):
+        await anext(reply.events)
+    await kit.until_unfinished(1)
+    await reply.events.aclose()
+    await kit.until_unfinished(0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cancelling_a_call_frees_the_slot(kit: Kit, stream: bool) -> None:
+    if isinstance(kit.tier, ScriptedTier):
+        kit.tier.script = [asyncio.Event()]
+    options = {} if stream else {"max_tokens": 1500, "ignore_eos": True}
+    call = asyncio.create_task(kit.tier.generate(chat(stream=stream, **options)))
+    if not stream:
+        await kit.until_unfinished(1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await kit.until_unfinished(0)
+
+
+async def test_many_at_once_each_get_their_own_answer(kit: Kit) -> None:
+    calls = [chat("hello " * (1 + number % 9), stream=bool(number % 2)) for number in range(24)]
+    replies = await asyncio.gather(*(kit.tier.generate(call) for call in calls))
+    for call, reply in zip(calls, replies, strict=True):
+        events = [json.loads(reply.body)] if reply.events is None else await read(reply.events)
+        assert all(call.id in event["id"] for event in events)
+    await kit.until_unfinished(0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_too_long_is_said_to_be(kit: Kit, stream: bool) -> None:
+    with pytest.raises(ContextOverflow):
+        await kit.tier.generate(chat(kit.too_long, stream=stream))
+
+
+async def test_what_fits_is_known_beforehand_where_the_tokenizer_is_here(kit: Kit) -> None:
+    assert await kit.tier.fits(chat())
+    if not isinstance(kit.tier, RemoteTier):
+        assert not await kit.tier.fits(chat(kit.too_long))
+
+
+async def test_the_edge_of_the_context_is_exact(kit: Kit) -> None:
+    if not isinstance(kit.tier, VllmTier):
+        pytest.skip("only an engine here counts tokens")
+    assert kit.tier.max_model_len is not None
+    used = (await kit.tier.generate(chat(max_tokens=1))).usage.prompt_tokens
+    edge = kit.tier.max_model_len - used
+    assert await kit.tier.fits(chat(max_tokens=edge))
+    assert not await kit.tier.fits(chat(max_tokens=edge + 1))
+    with pytest.raises(ContextOverflow, match=f"ask for at most {edge}, or shorten the prompt"):
+        await kit.tier.generate(chat(max_tokens=edge + 1))
+
+
+async def test_what_is_wrong_is_the_caller_s_to_mend(kit: Kit) -> None:
+    if isinstance(kit.tier, ScriptedTier):
+        pytest.skip("a script knows no options")
+    with pytest.raises(RequestError, match="temperature"):
+        await kit.tier.generate(chat(temperature=-1))
+
+
+async def test_metrics_name_the_tier(kit: Kit) -> None:
+    for metric in kit.tier.metrics():
+        assert metric.name.startswith("vllm:")
+        assert all(sample.labels.get("model_name", kit.tier.name) == kit.tier.name for sample in metric.samples)
+
+
+async def test_a_tier_that_was_stopped_is_unavailable(kit: Kit) -> None:
+    """The last test of a kit."""
+    await kit.tier.stop()
+    assert kit.tier.state is TierState.STOPPED
+    with pytest.raises(TierUnavailable):
+        await kit.tier.generate(chat())
+    await kit.tier.stop()
