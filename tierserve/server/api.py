@@ -34,6 +34,8 @@ DRAINING = web.AppKey("draining", asyncio.Event)
 # The tasks that are reading or answering a request.
 IN_FLIGHT = web.AppKey("in_flight", set[asyncio.Task[object] | None])
 
+REQUEST_ID = web.RequestKey("request_id", str)
+
 _JSON = "application/json"
 _STARTED = int(time.time())
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -153,7 +155,7 @@ async def _stream(request: web.Request, answer: Answer, headers: dict[str, str])
 
 def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Call:
     forced = request.headers.get("x-tierserve-tier")
-    return read_call(kind, body, request.app[TIERS], request["id"], forced)
+    return read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced)
 
 
 def _headers(answer: Answer) -> dict[str, str]:
@@ -169,19 +171,19 @@ def _headers(answer: Answer) -> dict[str, str]:
 @web.middleware
 async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Names the request, turns errors into answers, and lets a connection end when the node does."""
-    request["id"] = uuid.uuid4().hex
+    request[REQUEST_ID] = uuid.uuid4().hex
     in_flight, task = request.app[IN_FLIGHT], asyncio.current_task()
     in_flight.add(task)
     try:
         if given := request.headers.get("x-request-id"):
-            request["id"] = check_request_id(given)
+            request[REQUEST_ID] = check_request_id(given)
         response = await handler(request)
     except (TierserveError, web.HTTPException) as error:
         response = refusal(error)
     except ConnectionError:
         raise  # the caller is gone: nobody to answer
     except Exception:
-        log.exception("request %s failed", request["id"])
+        log.exception("request %s failed", request[REQUEST_ID])
         response = fault()
     finally:
         in_flight.discard(task)
@@ -191,7 +193,7 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["x-request-id"] = request["id"]
+    response.headers["x-request-id"] = request[REQUEST_ID]
     if request.app[DRAINING].is_set():
         response.force_close()
 

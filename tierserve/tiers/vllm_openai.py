@@ -27,6 +27,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from tierserve.core import Call, Kind, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierserveError, TierUnavailable
 from tierserve.tiers.base import Reply, armed
+from tierserve.tiers.vllm_tools import demanding
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -99,7 +100,7 @@ class OpenAILayer:
     def __init__(self, engine: "AsyncLLM", config: "TierConfig") -> None:
         self._engine = engine
         self._name = config.name
-        tools = config.tool_parser is not None
+        tools, tool_parser = config.tool_parser is not None, demanding(config.tool_parser)
         models = OpenAIServingModels(engine, [BaseModelPath(name=config.name, model_path=engine.model_config.model)])
         self._renderer = OnlineRenderer(
             model_config=engine.model_config,
@@ -108,7 +109,7 @@ class OpenAILayer:
             chat_template=_read(config.chat_template),
             chat_template_content_format="auto",
             enable_auto_tools=tools,
-            tool_parser=config.tool_parser,
+            tool_parser=tool_parser,
             reasoning_parser=config.reasoning_parser,
         )
         self._chat = OpenAIServingChat(
@@ -120,7 +121,7 @@ class OpenAILayer:
             chat_template=_read(config.chat_template),
             chat_template_content_format="auto",
             enable_auto_tools=tools,
-            tool_parser=config.tool_parser,
+            tool_parser=tool_parser,
             reasoning_parser=config.reasoning_parser,
         )
         self._completion = OpenAIServingCompletion(engine, models, online_renderer=self._renderer, request_logger=None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Metric
+from pydantic import ValidationError
 
 from tierserve.core import Call, Kind
 from tierserve.errors import ConfigError, ContextOverflow, RequestError, TierStartError, TierUnavailable
@@ -197,11 +198,14 @@ async def _build(args: "AsyncEngineArgs", registry: CollectorRegistry, name: str
             )
         except Exception as error:
             log.debug("the engine of %s", name, exc_info=True)
-            raise TierStartError(f"the engine of {name} did not start: {_last_line(error)}") from error
+            raise TierStartError(f"the engine of {name} did not start: {_reason(error)}") from error
 
     return await load_beside(build)
 
 
-def _last_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """What an operator can act on: pydantic's finding without its frame, else the last line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(str(finding["msg"]).removeprefix("Value error, ") for finding in error.errors())
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,192 @@
+"""The HTTP layer over scripted tiers: states and orders of events that real engines don't show on demand."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from tests.test_pipeline import HARD, SIMPLE, Words
+from tierserve.config import NodeConfig
+from tierserve.core import Outcome, Status
+from tierserve.errors import TierBusy, TierUnavailable
+from tierserve.pipeline import Pipeline
+from tierserve.router.router import Router
+from tierserve.server.api import DRAINING, IN_FLIGHT, create_app
+from tierserve.telemetry.metrics import Metrics
+from tierserve.tiers.base import TierState
+from tierserve.tiers.pair import TierPair
+from tierserve.tiers.scripted import ScriptedTier
+
+CONFIG = NodeConfig.model_validate(
+    {
+        "server": {"max_body_mb": 0.01},
+        "tiers": {"small": {"name": "s", "engine": {"model": "m"}}, "large": {"name": "l", "engine": {"model": "m"}}},
+    }
+)
+
+
+@dataclass
+class Api:
+    client: TestClient
+    small: ScriptedTier
+    large: ScriptedTier
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    async def chat(
+        self, text: str = SIMPLE, headers: dict[str, str] | None = None, **options: object
+    ) -> aiohttp.ClientResponse:
+        body = {"model": "auto", "messages": [{"role": "user", "content": text}]} | options
+        return await self.client.post("/v1/chat/completions", json=body, headers=headers)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    small, large = ScriptedTier("s"), ScriptedTier("l")
+    tiers, router, outcomes = TierPair(small, large), Router(lambda: (Words(), Words())), list[Outcome]()
+    await router.start()
+    await tiers.start()
+    app = create_app(CONFIG, Pipeline(router, tiers, outcomes.append), router, tiers, Metrics(["s", "l"]))
+    async with TestClient(TestServer(app, handler_cancellation=True)) as client:
+        yield Api(client, small, large, outcomes)
+    await router.close()
+
+
+async def error_of(response: aiohttp.ClientResponse) -> dict[str, object]:
+    body = await response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["x-request-id"]
+    return body["error"]  # type: ignore[no-any-return]
+
+
+async def test_headers_say_who_spoke_and_why(api: Api) -> None:
+    response = await api.chat(headers={"x-request-id": "mine"})
+    assert response.status == 200
+    assert {k.lower(): v for k, v in response.headers.items() if k.lower().startswith("x-")} == {
+        "x-request-id": "mine",
+        "x-tierserve-tier": "s",
+        "x-tierserve-score": "3.000",
+        "x-tierserve-cause": "score",
+        "x-tierserve-escalated": "false",
+    }
+    assert (await response.json())["model"] == "s"
+    assert (await api.chat()).headers["x-tierserve-cause"] == "cache"
+
+
+async def test_a_stream_carries_the_same_headers(api: Api) -> None:
+    response = await api.chat(HARD, stream=True)
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["x-tierserve-tier"] == "l"
+    assert response.headers["x-request-id"]
+    assert (await response.read()).endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tier_that_is_full_is_a_503_that_says_when_to_come_back(api: Api, stream: bool) -> None:
+    api.small.script = [TierBusy("s: the queue is full")]
+    response = await api.chat(stream=stream)
+    assert response.status == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert (await error_of(response))["type"] == "service_unavailable"
+
+
+async def test_no_tier_left_is_a_503(api: Api) -> None:
+    api.small.script = api.large.script = [TierUnavailable("gone")]
+    assert (await api.chat()).status == 503
+
+
+async def test_a_fault_of_ours_tells_nothing_of_its_inside(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    api.small.script = [RuntimeError("a secret path")]
+    response = await api.chat(headers={"x-request-id": "mine"})
+    assert response.status == 500
+    assert "secret" not in await response.text()
+    assert "request mine failed" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_caller_that_hangs_up_frees_the_slot(api: Api, stream: bool) -> None:
+    api.small.script = ["a", asyncio.Event()] if stream else [asyncio.Event()]
+    waiting = asyncio.create_task(api.chat(stream=stream))
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if api.small.running and (waiting.done() or not stream):
+            break
+    assert api.small.running == 1
+    if stream:
+        (await waiting).close()
+    else:
+        waiting.cancel()
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if not api.small.running and api.outcomes:
+            break
+    assert api.small.running == 0
+    assert [outcome.status for outcome in api.outcomes] == [Status.CANCELLED]
+    assert not api.client.app[IN_FLIGHT]
+
+
+async def test_a_body_beyond_the_limit_is_a_413(api: Api) -> None:
+    response = await api.chat("x" * 20_000)
+    assert response.status == 413
+    assert "exceeded" in str((await error_of(response))["message"])
+
+
+async def test_paths_and_methods_that_are_not_there(api: Api) -> None:
+    response = await api.client.get("/v1/nothing")
+    assert response.status == 404
+    await error_of(response)
+    response = await api.client.get("/v1/chat/completions")
+    assert response.status == 405
+    assert response.headers["allow"] == "POST"
+    assert "use POST" in str((await error_of(response))["message"])
+
+
+async def test_route_decides_and_asks_no_tier(api: Api) -> None:
+    response = await api.client.post("/v1/route", json={"messages": [{"role": "user", "content": HARD}]})
+    expected = {"object": "route", "tier": "l", "role": "large", "score": 9.0, "threshold": 4.0, "cause": "score"}
+    assert await response.json() == expected
+    response = await api.client.post("/v1/route", json={"prompt": SIMPLE})
+    assert (await response.json())["tier"] == "s"
+    api.small.max_model_len = 0
+    response = await api.client.post("/v1/route", json={"prompt": SIMPLE})
+    assert (await response.json())["cause"] == "context"
+    assert api.small.calls == api.large.calls == []
+
+
+async def test_models_are_auto_and_the_tiers(api: Api) -> None:
+    models = await (await api.client.get("/v1/models")).json()
+    assert [model["id"] for model in models["data"]] == ["auto", "s", "l"]
+    assert (await (await api.client.get("/v1/models/s")).json())["id"] == "s"
+    assert (await api.client.get("/v1/models/x")).status == 404
+
+
+async def test_ready_tells_what_is_missing(api: Api) -> None:
+    response = await api.client.get("/ready")
+    assert (response.status, (await response.json())["ready"]) == (200, True)
+    api.large.state, api.large.waiting_for = TierState.LOADING, "the weights"
+    response = await api.client.get("/ready")
+    assert response.status == 503
+    body = await response.json()
+    assert body["tiers"] == {"s": {"state": "ready"}, "l": {"state": "loading", "waiting_for": "the weights"}}
+    assert (await api.client.get("/health")).status == 200
+
+
+async def test_a_node_that_drains_closes_its_connections_and_is_not_ready(api: Api) -> None:
+    api.client.app[DRAINING].set()
+    assert (await api.client.get("/ready")).status == 503
+    response = await api.chat()
+    assert response.status == 200
+    assert response.headers["connection"] == "close"
+
+
+async def test_a_stream_that_breaks_off_ends_in_an_error_event(api: Api) -> None:
+    api.small.script = ["a", RuntimeError("died")]
+    response = await api.chat(stream=True)
+    *events, done = [line for line in (await response.text()).split("\n\n") if line]
+    assert done == "data: [DONE]"
+    assert "error" in json.loads(events[-1].removeprefix("data: "))
+    assert api.outcomes[0].status is Status.ERROR
