@@ -7,8 +7,7 @@ from typing import Any
 import openai
 import pytest
 import yaml
-
-from tests.node import Node
+from node import Node
 
 ROOT = Path(__file__).resolve().parents[1]
 

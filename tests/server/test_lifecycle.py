@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.node import Node
+from node import Node
 
 pytestmark = pytest.mark.engine
 

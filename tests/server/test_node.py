@@ -9,8 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-
-from tests.node import Node
+from node import Node
 
 pytestmark = pytest.mark.engine
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from node import Node
 
-from tests.node import Node
 from tierserve.config import RemoteConfig, TierConfig
 from tierserve.core import Call, Kind
 from tierserve.errors import ContextOverflow, RequestError, TierUnavailable

