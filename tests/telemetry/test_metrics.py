@@ -52,6 +52,10 @@ def test_series_stand_at_zero_from_the_start() -> None:
         assert found[key("tierserve_requests_total", tier="l", cause=cause, status="ok")] == 0
 
 
+def test_no_series_tells_when_another_was_made() -> None:
+    assert not [name for name, _ in samples(Metrics(["s", "l"])) if name.endswith("_created")]
+
+
 def test_gauges_are_read_when_scraped() -> None:
     metrics, state = Metrics(["s"]), {"ready": False, "count": 3}
     metrics.watch_in_flight(lambda: state["count"])
