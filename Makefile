@@ -12,7 +12,7 @@ LOCKED := install --no-deps --require-hashes
 .PHONY: demo test lab check install lock clean
 
 demo: lab
-	$(BIN)/tierserve --config configs/lab.yaml
+	@$(BIN)/tierserve --config configs/lab.yaml
 
 test: check lab
 	$(BIN)/pytest
@@ -33,10 +33,10 @@ $(VENV)/installed: pyproject.toml .ci/torch.txt .ci/cpu.txt
 	@command -v $(PYTHON) >/dev/null || { echo "tierserve needs Python 3.11: install it, or name yours: make PYTHON=..."; exit 1; }
 	@ldconfig -p 2>/dev/null | grep -q libnuma.so.1 || echo "note: vLLM on a CPU needs libnuma (Debian: libnuma1)"
 	@echo "installing into $(VENV) (about 1 GB to fetch, once) ..."
-	$(PYTHON) -m venv $(VENV)
-	@echo "  torch, CPU build"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "  torch, CPU build (half a minute; if it is broken off, run the command again)"
 	@$(PIP) $(LOCKED) -r .ci/torch.txt 2>/dev/null || $(PIP) $(LOCKED) --index-url $(TORCH_INDEX) -r .ci/torch.txt
-	@echo "  vLLM and the rest"
+	@echo "  vLLM and the rest (two minutes)"
 	@$(PIP) $(LOCKED) -r .ci/cpu.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

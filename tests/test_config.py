@@ -64,6 +64,13 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"tiers": TIERS | {"small": {"name": "large", "engine": {"model": "m"}}}}, "two different names"),
         ({"tiers": TIERS | {"small": {"name": "a b", "engine": {"model": "m"}}}}, "tiers.small.name"),
         ({"tiers": TIERS, "log": {"level": "loud"}}, "log.level"),
+        ({"tiers": TIERS, "server": {"port": True}}, "server.port: Input should be a valid integer"),
+        ({"tiers": TIERS, "server": {"port": "8000"}}, "server.port: Input should be a valid integer"),
+        ({"tiers": TIERS, "server": {"drain_s": float("inf")}}, "server.drain_s"),
+        ({"tiers": TIERS, "server": None}, "server: is no section — indent its options under it, or remove it"),
+        ("x: 2024-02-30", "is not YAML"),
+        ("x: !!int abc", "is not YAML"),
+        ("x: !!timestamp abc", "is not YAML"),
         ({"tiers": TIERS, "server": {"port": "a"}, "log": {"level": "loud"}}, "1 more problem in this file"),
         ("tiers: {small: 1, small: 2}", "key 'small' stands twice (line 1)"),
         ("1: 2", "key 1 on line 1 is not a text"),
@@ -75,6 +82,26 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_named_with_its_path_and_the_remedy(data: Any, said: str, tmp_path: Path) -> None:
     assert said in problem_of(tmp_path, data)
+
+
+def test_paths_inside_an_option_are_relative_to_the_file_too(tmp_path: Path) -> None:
+    tiers = json.loads(json.dumps(TIERS))
+    tiers["small"]["engine"]["speculative_config"] = {"model": "./draft"}
+    tiers["small"]["chat_template"] = "templates/chat.jinja"
+    small = config_of(tmp_path, yaml.safe_dump({"tiers": tiers})).tiers.small
+    assert small.engine is not None
+    assert small.engine["speculative_config"] == {"model": str(tmp_path / "draft")}
+    assert small.chat_template == str(tmp_path / "templates" / "chat.jinja")
+
+
+def test_anchors_and_merge_keys_share_options(tmp_path: Path) -> None:
+    text = """
+tiers:
+  small: {name: s, engine: &engine {model: ./s, dtype: bfloat16}}
+  large: {name: l, engine: {<<: *engine, model: ./l}}
+"""
+    large = config_of(tmp_path, text).tiers.large
+    assert large.engine == {"model": str(tmp_path / "l"), "dtype": "bfloat16"}
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tests.conftest import ROOT
 from tierserve.config import load
 from tierserve.core import Cause
 from tierserve.server.api import routes
+from tierserve.server.refusal import PATHS
 
 README = (ROOT / "README.md").read_text()
 
@@ -22,9 +23,9 @@ def test_the_first_screen_is_two_commands_a_curl_and_the_sdk() -> None:
 
 
 def test_every_endpoint_is_in_the_table() -> None:
-    for route in routes:
-        path = getattr(route, "path", "").split("/{")[0]
-        assert path in README, path
+    paths = {getattr(route, "path", "").split("/{")[0] for route in routes}
+    assert paths == set(PATHS)
+    assert all(path in README for path in paths)
 
 
 def test_every_cause_is_explained() -> None:
@@ -54,6 +55,7 @@ def test_links_lead_to_files() -> None:
 def test_the_example_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
     (tmp_path / "node.yaml").write_text(example)
+    monkeypatch.setenv("BIG_KEY", "sesame")
     config = load(tmp_path / "node.yaml")
     assert config.tiers.large.remote is not None
     assert config.router.threshold == 4.0

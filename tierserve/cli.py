@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tierserve {__version__}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the node's configuration; serves it")
     parser.set_defaults(command=_serve, parser=parser)
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
@@ -147,5 +147,6 @@ def _route(arguments: argparse.Namespace) -> int:
     else:
         relation = "<=" if decision["role"] == "small" else ">"
         score, threshold = decision["score"], decision["threshold"]
-        print(f"{decision['tier']} ({decision['role']}): score {score:.2f} {relation} {threshold:g}")
+        why = f"score {score:.2f} {relation} {threshold:g}" if score is not None else str(decision["cause"])
+        print(f"{decision['tier']} ({decision['role']}): {why}")
     return 0

@@ -4,7 +4,7 @@
     config.router.threshold          # 4.0
 
 A file that can't be used raises ConfigError, with the path of the option in the file and what to do about it.
-Engine options are handed to vLLM as they stand; tiers/engine_options.py checks them, for that imports vLLM.
+Engine options are handed to vLLM as they stand; tiers/vllm_options.py checks them, for that imports vLLM.
 """
 
 import difflib
@@ -28,7 +28,7 @@ ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
 class Section(BaseModel):
     """A room's part of the file. Unknown keys are refused: a typo must not become a silent default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ServerConfig(Section):
@@ -147,7 +147,7 @@ def load(path: Path) -> NodeConfig:
         raise ConfigError(where, f"can't be read ({error})", "check the path after --config") from None
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, AttributeError) as error:  # the last two: a value of a bad tag
         raise ConfigError(where, f"is not YAML: {' '.join(str(error).split())}", "correct the syntax") from None
     if not isinstance(data, dict):
         raise ConfigError(where, "holds no configuration", "start from a file in configs/")
@@ -175,12 +175,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise yaml.YAMLError(f"key {key!r} on line {key_node.start_mark.line + 1} is not a text; quote it")
         if key in seen:
             raise yaml.YAMLError(f"key {key!r} stands twice (line {key_node.start_mark.line + 1})")
         seen.add(key)
+    loader.flatten_mapping(node)  # merge keys: `<<: *other`
     return loader.construct_mapping(node, deep=True)
 
 
@@ -201,6 +204,8 @@ def _first_problem(file: str, error: ValidationError) -> ConfigError:
             remedy = _did_you_mean(location)
         case "missing":
             problem, remedy = "missing", "add it"
+        case "model_type":
+            problem, remedy = "is no section", "indent its options under it, or remove it"
         case _ if finding["input"] is not None and not isinstance(finding["input"], dict):
             problem = f"{problem} (it is {finding['input']!r})"
     more = len(findings) - 1
@@ -227,12 +232,16 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
     """`./x` and `../x` are files beside the configuration; everything else is left for its reader to resolve."""
 
     def absolute(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: absolute(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [absolute(inner) for inner in value]
         relative = isinstance(value, str) and value.startswith(("./", "../"))
         return str((folder / value).resolve()) if relative else value
 
     def of_tier(tier: TierConfig) -> TierConfig:
-        engine = None if tier.engine is None else {k: absolute(v) for k, v in tier.engine.items()}
-        return tier.model_copy(update={"engine": engine, "chat_template": absolute(tier.chat_template)})
+        template = tier.chat_template and str((folder / tier.chat_template).resolve())  # it can only be a file
+        return tier.model_copy(update={"engine": absolute(tier.engine), "chat_template": template})
 
     encoder = config.router.encoder.model_copy(update={"model": absolute(config.router.encoder.model)})
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))

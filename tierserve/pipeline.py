@@ -76,7 +76,7 @@ class Pipeline:
             decision = replace(decision, role=decision.role.other, cause=cause)
             second = self._tiers[decision.role]
             level = logging.INFO if cause is Cause.CONTEXT else logging.WARNING
-            log.log(level, "%s can't answer (%s), asking %s", first.name, error, second.name)
+            log.log(level, "%s can't answer (%s), asking %s", first.name, type(error).__name__, second.name)
             try:
                 return decision, await second.generate(call)
             except ContextOverflow:

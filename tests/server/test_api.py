@@ -104,7 +104,9 @@ async def test_a_fault_of_ours_tells_nothing_of_its_inside(api: Api, caplog: pyt
     response = await api.chat(headers={"x-request-id": "mine"})
     assert response.status == 500
     assert "secret" not in await response.text()
-    assert "request mine failed" in caplog.text
+    assert "request mine failed: RuntimeError" in caplog.text
+    assert "scripted.py" in caplog.text, "the place"
+    assert "secret" not in caplog.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -129,6 +131,38 @@ async def test_a_caller_that_hangs_up_frees_the_slot(api: Api, stream: bool) -> 
     assert not api.client.app[IN_FLIGHT]
 
 
+async def test_a_fault_in_a_stream_that_has_begun_ends_it_in_its_own_form(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def events(*arguments: object) -> AsyncIterator[bytes]:
+        yield b""
+        yield b"data: {}\n\n"
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(api.small, "_events", events)
+    response = await api.chat(stream=True)
+    text = await response.text()
+    assert text.startswith('data: {}\n\ndata: {"error": ')
+    assert text.endswith("\n\ndata: [DONE]\n\n")
+    assert "secret" not in text
+    assert api.outcomes[0].status is Status.ERROR
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_can_t_be_unpacked_is_a_400(api: Api, encoding: str) -> None:
+    headers = {"content-encoding": encoding}
+    response = await api.client.post("/v1/chat/completions", data=b"no such thing", headers=headers)
+    assert response.status == 400
+    await error_of(response)
+
+
+async def test_what_is_refused_is_counted(api: Api) -> None:
+    await api.client.get("/nowhere")
+    await api.chat(model="nobody")
+    text = await (await api.client.get("/metrics")).text()
+    assert 'tierserve_refusals_total{status="404"} 2.0' in text
+
+
 async def test_a_body_beyond_the_limit_is_a_413(api: Api) -> None:
     response = await api.chat("x" * 20_000)
     assert response.status == 413
@@ -150,7 +184,7 @@ async def test_route_decides_and_asks_no_tier(api: Api) -> None:
     expected = {"object": "route", "tier": "l", "role": "large", "score": 9.0, "threshold": 4.0, "cause": "score"}
     assert await response.json() == expected
     response = await api.client.post("/v1/route", json={"prompt": SIMPLE})
-    assert (await response.json())["tier"] == "s"
+    assert (await response.json())["tier"] == response.headers["x-tierserve-tier"] == "s"
     api.small.max_model_len = 0
     response = await api.client.post("/v1/route", json={"prompt": SIMPLE})
     assert (await response.json())["cause"] == "context"

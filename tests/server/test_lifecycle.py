@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,9 @@ def ask(node: Node, answers: list[Any], stream: bool, model: str = "auto", max_t
     try:
         with urllib.request.urlopen(request, timeout=120) as response:
             answers.append(response.read().decode())
+    except urllib.error.HTTPError as error:
+        error.close()
+        answers.append(error)
     except OSError as error:
         answers.append(error)
 
@@ -57,7 +61,7 @@ def busy_with(half: Node, count: int, **options: Any) -> tuple[list[Any], list[t
     ]
     for thread in threads:
         thread.start()
-    half.wait_for(lambda: in_flight(half) >= count + 1, "the requests to be accepted")  # and the scrape itself
+    half.wait_for(lambda: in_flight(half) == count, "the requests to be accepted")
     assert answers == []
     return answers, threads
 
@@ -90,13 +94,19 @@ def test_a_node_that_drains_takes_no_new_connection(half: Node) -> None:
     time.sleep(0.5)
     refused: list[Any] = []
     ask(half, refused, stream=False)
-    assert isinstance(refused[0], OSError)
+    assert isinstance(refused[0], urllib.error.URLError) and not isinstance(refused[0], urllib.error.HTTPError)
     half.signal(signal.SIGINT)  # the second signal ends what the first let finish
     assert half.wait() == 128 + signal.SIGINT
     for thread in threads:
         thread.join()
     assert half.left() == []
     assert "second signal" in half.err
+    assert len(answers) == 2
+    for answer in answers:  # neither came to its end, and each is told so
+        if isinstance(answer, urllib.error.HTTPError):
+            assert answer.code == 503
+        else:
+            assert "the server is ending" in answer
 
 
 def test_after_kill_9_the_engines_end_by_themselves(half: Node) -> None:

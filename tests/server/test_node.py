@@ -41,7 +41,8 @@ def post(node: Node, path: str, body: bytes, headers: dict[str, str] | None = No
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.headers, json.load(response)
     except urllib.error.HTTPError as error:
-        return error.code, error.headers, json.load(error)
+        with error:
+            return error.code, error.headers, json.load(error)
 
 
 @pytest.mark.parametrize(("prompt", "tier"), [(SIMPLE, "lab-small"), (HARD, "lab-large")])
@@ -218,13 +219,16 @@ def test_completions_take_several_prompts(client: openai.OpenAI) -> None:
 
 
 def test_a_prompt_beyond_the_small_tier_s_context_goes_large(client: openai.OpenAI) -> None:
-    raw = client.chat.completions.with_raw_response.create(
-        model="auto", messages=said("a b c d e " * 400), max_tokens=2
-    )
+    options: dict[str, Any] = {
+        "model": "auto",
+        "messages": [{"role": "system", "content": "a b c d e " * 400}, *said(SIMPLE)],
+        "max_tokens": 2,
+    }
+    raw = client.chat.completions.with_raw_response.create(**options)
     assert raw.parse().usage.prompt_tokens > 2048  # type: ignore[union-attr]
     assert raw.headers["x-tierserve-tier"] == "lab-large"
-    # The score may send it there already; then its length is not the reason.
-    assert raw.headers["x-tierserve-cause"] in ("context", "score", "cache")
+    assert raw.headers["x-tierserve-cause"] == "context"
+    assert float(raw.headers["x-tierserve-score"]) <= 4, "by its score it would have gone small"
 
 
 def test_output_beyond_the_small_tier_s_context_goes_large(client: openai.OpenAI) -> None:
@@ -285,6 +289,22 @@ BAD = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": "many"}, "max_tokens"),
+    ({"max_tokens": "3"}, "`max_tokens` must be a number"),
+    ({"max_tokens": True}, "`max_tokens` must be a number"),
+    ({"max_completion_tokens": 4090}, "of output exceed the maximum context length"),
+    ({"n": "2"}, "`n` must be a number"),
+    ({"top_k": 10**30}, "out of range"),
+    ({"temperature": 1e-30}, "`temperature` must be 0 or at least"),
+    ({"logit_bias": {"5": 1e9}}, "`logit_bias` must lie within"),
+    ({"priority": 5}, "`priority` is not supported"),
+    ({"structured_outputs": {"choice": [f"c{n}" for n in range(20_000)]}}, "take too long to compile"),
+    ({"structured_outputs": {"grammar": "root ::= root"}}, "grammar"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}}, ""),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "zzz": 1, "schema": {}}}}, "zzz"),
+    ({"messages": [{"role": "user", "content": "a", "prefix": True}]}, "unknown field `messages.0.prefix`"),
+    ({"messages": said([{"type": "text", "text": "a", "zzz": 1}])}, "unknown field `messages.0.content.0.zzz`"),
+    ({"echo": 1}, "`echo` must be true or false"),
+    (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1e999}', "`temperature` is out of range"),
     ({"messages": said("word " * 5000)}, "maximum context length"),
     ({"temperature": "hot"}, "temperature"),
     ({"temperature": -1}, "temperature"),

@@ -82,6 +82,8 @@ def test_what_the_user_said_last_is_scored(messages: list[Any], scored: str) -> 
         (user(" \n"), "the last message is empty"),
         (user(None), "the last message is empty"),
         (user([]), "the last message is empty"),
+        ({"messages": [{"role": "system", "content": ""}]}, "the last message is empty"),
+        ({"messages": [*user("")["messages"], {"role": "assistant", "content": ""}]}, "the last message is empty"),
         (user([{"type": "image_url", "image_url": {"url": "x"}}]), "these models read text only"),
         (user([{"type": "text"}]), "must be a part of type `text`"),
         (user("hi") | {"stream": "yes"}, "`stream` must be true or false"),

@@ -57,14 +57,24 @@ def test_no_series_tells_when_another_was_made() -> None:
 
 
 def test_gauges_are_read_when_scraped() -> None:
-    metrics, state = Metrics(["s"]), {"ready": False, "count": 3}
-    metrics.watch_in_flight(lambda: state["count"])
-    metrics.watch_tier("s", lambda: bool(state["ready"]))
+    metrics, state = Metrics(["s"]), {"ready": False}
+    metrics.watch_tier("s", lambda: state["ready"])
     assert samples(metrics)[key("tierserve_tier_ready", tier="s")] == 0
     state["ready"] = True
-    found = samples(metrics)
-    assert found[key("tierserve_tier_ready", tier="s")] == 1
-    assert found[key("tierserve_requests_in_flight")] == 3
+    assert samples(metrics)[key("tierserve_tier_ready", tier="s")] == 1
+
+
+def test_requests_are_in_flight_until_their_block_ends() -> None:
+    metrics = Metrics(["s"])
+    with metrics.in_flight(), metrics.in_flight():
+        assert samples(metrics)[key("tierserve_requests_in_flight")] == 2
+    assert samples(metrics)[key("tierserve_requests_in_flight")] == 0
+
+
+def test_refusals_are_counted_by_status() -> None:
+    metrics = Metrics(["s"])
+    metrics.count_refusal(404)
+    assert samples(metrics)[key("tierserve_refusals_total", status="404")] == 1
 
 
 def test_each_family_of_the_engines_stands_once_with_the_samples_of_both() -> None:

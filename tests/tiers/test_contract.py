@@ -185,12 +185,15 @@ async def test_closing_a_stream_frees_the_slot(kit: Kit, events_read: int) -> No
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_cancelling_a_call_frees_the_slot(kit: Kit, stream: bool) -> None:
+    """While it waits for the whole answer; of a stream, for its first event: with many tokens to read before that."""
     if isinstance(kit.tier, ScriptedTier):
         kit.tier.script = [asyncio.Event()]
-    options = {} if stream else {"max_tokens": 1500, "ignore_eos": True}
-    call = asyncio.create_task(kit.tier.generate(chat(stream=stream, **options)))
-    if not stream:
+    text = "a b c d " * 200 if stream and not isinstance(kit.tier, ScriptedTier) else "hello"
+    call = asyncio.create_task(kit.tier.generate(chat(text, stream=stream, max_tokens=500, ignore_eos=True)))
+    if isinstance(kit.tier, ScriptedTier) or not stream:
         await kit.until_unfinished(1)
+    else:
+        await asyncio.sleep(0.01)  # somewhere between rendering and the first token
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -58,6 +58,14 @@ def test_engines_share_a_device_unless_their_devices_differ() -> None:
         ),
         ({"gpu_memory_utilization": 0.5}, {"gpu_memory_utilization": 0.6}, r"want 0.5 \+ 0.6 of its memory"),
         ({"gpu_memory_utilization": 0.5}, {}, r"want 0.5 \+ 0.92"),
+        ({"device_ids": 0}, {}, "tiers.small.engine.device_ids: 0 is no list of devices"),
+        ({"device_ids": "0,1"}, {}, "is no list of devices"),
+        ({}, {"device_ids": [[0]]}, "tiers.large.engine.device_ids: .* is no list of devices"),
+        ({"tensor_parallel_size": "2"}, {}, "tensor_parallel_size: '2' is no number of devices"),
+        ({"tensor_parallel_size": -1}, {}, "tensor_parallel_size: -1 is no number of devices"),
+        ({"tensor_parallel_size": True}, {}, "tensor_parallel_size: True is no number of devices"),
+        ({"gpu_memory_utilization": "0.4"}, {}, "'0.4' is no share of a device's memory"),
+        ({"gpu_memory_utilization": 1.5}, {}, "1.5 is no share of a device's memory"),
     ],
 )
 def test_a_placement_that_can_t_work_is_refused(small: dict[str, Any], large: dict[str, Any], said: str) -> None:

@@ -122,11 +122,14 @@ async def test_a_refusal_there_becomes_ours(
     assert type(raised.value) is expected
 
 
-async def test_an_answer_that_is_no_json_makes_it_unavailable(elsewhere: tuple[Elsewhere, RemoteTier]) -> None:
+@pytest.mark.parametrize("text", ["<html>", "[]", "5", "null", '{"usage": {"prompt_tokens": "x"}}', '{"usage": 5}'])
+async def test_an_answer_that_is_not_openai_s_makes_it_unavailable(
+    elsewhere: tuple[Elsewhere, RemoteTier], text: str
+) -> None:
     server, tier = elsewhere
 
     async def answer(request: web.Request) -> web.Response:
-        return web.Response(text="<html>")
+        return web.Response(text=text)
 
     server.answer = answer
     with pytest.raises(TierUnavailable):
@@ -147,12 +150,13 @@ async def test_a_stream_with_no_first_event_can_still_be_answered_elsewhere(
         await tier.generate(call(stream=True))
 
 
+@pytest.mark.parametrize("then", [None, b"data: [1]\n\n", b"data: 5\n\n", b"data: {no\n\n"])
 @pytest.mark.parametrize("close", [False, True])
 async def test_a_stream_that_breaks_off_ends_with_an_error_and_done(
-    elsewhere: tuple[Elsewhere, RemoteTier], close: bool
+    elsewhere: tuple[Elsewhere, RemoteTier], close: bool, then: bytes | None
 ) -> None:
     server, tier = elsewhere
-    server.answer = streamed(event(CHUNK), close=close)
+    server.answer = streamed(event(CHUNK), *([then] if then else []), close=close)
     reply = await tier.generate(call(stream=True))
     assert reply.events is not None
     text = b"".join([event async for event in reply.events]).decode()

@@ -16,6 +16,13 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
         check_weights(str(tmp_path), "here")
 
 
+def test_sums_are_read_as_sha256sum_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "SHA256SUMS").write_text(f"# a comment\n\n{'0' * 64} *config.json\n")
+    with pytest.raises(ConfigError, match="config.json is damaged"):
+        check_weights(str(tmp_path), "here")
+
+
 @pytest.mark.parametrize("name", ["not/a/repository", "spaces are not allowed", "-x", "a..b"])
 def test_what_is_neither_folder_nor_repository_is_said(name: str) -> None:
     with pytest.raises(ConfigError, match="neither a folder nor a repository id — write ./path"):

@@ -38,7 +38,9 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0) -> None:
     """Write a checkpoint of shape SHAPES[name]; bfloat16, with the sums that tiers/weights.py checks it by."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = build_tokenizer()
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (BOS, EOT, EOM, END, PAD)}
     ends = [ids[EOT], ids[EOM], ids[END]]

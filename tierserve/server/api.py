@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -10,15 +11,16 @@ from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from tierserve import __version__
 from tierserve.config import NodeConfig
-from tierserve.core import Call, Kind
-from tierserve.errors import TierserveError
+from tierserve.core import Call, Decision, Kind
+from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
 from tierserve.server.reading import AUTO, check_request_id, read_call, read_json
-from tierserve.server.refusal import fault, refusal
+from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.pair import TierPair
@@ -31,6 +33,8 @@ TIERS = web.AppKey("tiers", TierPair)
 METRICS = web.AppKey("metrics", Metrics)
 # Set once the node is asked to end: answers then close their connections, so that none is left to wait for.
 DRAINING = web.AppKey("draining", asyncio.Event)
+# Set when what is still running has to end without its answer.
+CUT_OFF = web.AppKey("cut_off", asyncio.Event)
 # The tasks that are reading or answering a request.
 IN_FLIGHT = web.AppKey("in_flight", set[asyncio.Task[object] | None])
 
@@ -48,8 +52,7 @@ def create_app(
 ) -> web.Application:
     app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
-    app[DRAINING], app[IN_FLIGHT] = asyncio.Event(), set()
-    metrics.watch_in_flight(lambda: len(app[IN_FLIGHT]))
+    app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for tier in tiers:
         metrics.watch_tier(tier.name, partial(_is_ready, tier))
     app.add_routes(routes)
@@ -70,37 +73,34 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def route(request: web.Request) -> web.Response:
     """The decision for a chat or completion request, without an answer."""
     body = read_json(await request.read())
-    call = _read_call(request, Kind.CHAT if "messages" in body else Kind.COMPLETION, body)
+    call = _read_call(request, Kind.COMPLETION if "prompt" in body else Kind.CHAT, body)
     decision = await request.app[PIPELINE].decide(call)
+    tier = request.app[TIERS][decision.role].name
     return web.json_response(
         {
             "object": "route",
-            "tier": request.app[TIERS][decision.role].name,
+            "tier": tier,
             "role": decision.role,
             "score": decision.score,
             "threshold": request.app[ROUTER].threshold,
             "cause": decision.cause,
-        }
+        },
+        headers=_headers(tier, decision),
     )
 
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
-    tiers = request.app[TIERS]
-    lengths = [tier.max_model_len for tier in tiers if tier.max_model_len is not None]
-    cards = [_card(AUTO, max(lengths, default=None))] + [_card(tier.name, tier.max_model_len) for tier in tiers]
-    return web.json_response({"object": "list", "data": cards})
+    return web.json_response({"object": "list", "data": _cards(request.app[TIERS])})
 
 
 @routes.get("/v1/models/{model:.+}")
 async def model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
-    for tier in request.app[TIERS]:
-        if name == tier.name:
-            return web.json_response(_card(name, tier.max_model_len))
-    if name == AUTO:
-        return web.json_response(_card(AUTO, None))
-    raise web.HTTPNotFound
+    for card in _cards(request.app[TIERS]):
+        if card["id"] == name:
+            return web.json_response(card)
+    raise UnknownModel(f"there is no model {name!r} here", "model")
 
 
 @routes.get("/health")
@@ -131,9 +131,14 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
+    with request.app[METRICS].in_flight():
+        return await _answer(request, kind)
+
+
+async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
     call = _read_call(request, kind, read_json(await request.read()))
     answer = await request.app[PIPELINE].answer(call)
-    headers = _headers(answer)
+    headers = _headers(answer.tier, answer.decision)
     if answer.events is None:
         return web.Response(body=answer.body, content_type=_JSON, headers=headers)
     return await _stream(request, answer, headers)
@@ -147,8 +152,18 @@ async def _stream(request: web.Request, answer: Answer, headers: dict[str, str])
     async with aclosing(answer.events):
         _finish_headers(request, response)
         await response.prepare(request)
-        async for event in answer.events:
-            await response.write(event)
+        try:
+            async for event in answer.events:
+                await response.write(event)
+        except ConnectionError:
+            raise  # the caller is gone: nobody to tell
+        except Exception as error:
+            _log_fault(request, error)
+            await response.write(fault_events())
+        except asyncio.CancelledError:
+            if not request.app[CUT_OFF].is_set():
+                raise
+            await response.write(cut_off_events())
     await response.write_eof()
     return response
 
@@ -158,12 +173,11 @@ def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Cal
     return read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced)
 
 
-def _headers(answer: Answer) -> dict[str, str]:
-    score = answer.decision.score
+def _headers(tier: str, decision: Decision) -> dict[str, str]:
     return {
-        "x-tierserve-tier": answer.tier,
-        "x-tierserve-score": "none" if score is None else f"{score:.3f}",
-        "x-tierserve-cause": answer.decision.cause,
+        "x-tierserve-tier": tier,
+        "x-tierserve-score": "none" if decision.score is None else f"{decision.score:.3f}",
+        "x-tierserve-cause": decision.cause,
         "x-tierserve-escalated": "false",
     }
 
@@ -182,14 +196,29 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = refusal(error)
     except ConnectionError:
         raise  # the caller is gone: nobody to answer
-    except Exception:
-        log.exception("request %s failed", request[REQUEST_ID])
+    except asyncio.CancelledError:
+        if not request.app[CUT_OFF].is_set():
+            raise  # likewise
+        response = refusal(TierUnavailable(CUT_OFF_MESSAGE))
+    except RequestPayloadError as error:  # chunks or compression that can't be read
+        response = refusal(RequestError(f"the body can't be read: {error}"))
+    except Exception as error:
+        _log_fault(request, error)
         response = fault()
     finally:
         in_flight.discard(task)
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        request.app[METRICS].count_refusal(response.status)
     if not response.prepared:
         _finish_headers(request, response)
     return response
+
+
+def _log_fault(request: web.Request, error: Exception) -> None:
+    """Where it happened, but not the error's text, which may quote the prompt; that is in the log at level debug."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("request %s failed: %s\n%s", request[REQUEST_ID], type(error).__name__, frames)
+    log.debug("request %s: %s", request[REQUEST_ID], error)
 
 
 def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -200,6 +229,11 @@ def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
 
 def _is_ready(tier: Tier) -> bool:
     return tier.state is TierState.READY
+
+
+def _cards(tiers: TierPair) -> list[dict[str, object]]:
+    lengths = [tier.max_model_len for tier in tiers if tier.max_model_len is not None]
+    return [_card(AUTO, max(lengths, default=None)), *(_card(tier.name, tier.max_model_len) for tier in tiers)]
 
 
 def _card(name: str, max_model_len: int | None) -> dict[str, object]:

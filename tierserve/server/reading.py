@@ -1,7 +1,7 @@
 """From the bytes of a request to a Call: what every tier needs to know of it, checked. Raises RequestError."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic_core import from_json
@@ -14,6 +14,17 @@ AUTO = "auto"
 
 # What may stand in a header and in a log line without a second look.
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+# What the engines' chat templates are given of a message.
+_MESSAGE_FIELDS = {
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "reasoning",
+    "reasoning_content",
+    "refusal",
+}
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -48,15 +59,15 @@ def check_request_id(request_id: str) -> str:
 def _forced(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Cause] | None:
     if not isinstance(model, str):
         raise RequestError("`model` must be a text", "model")
-    names = ", ".join(f"`{name}`" for name in (AUTO, *(tier.name for tier in tiers)))
+    tier_names = ", ".join(f"`{tier.name}`" for tier in tiers)
     role = None if model == AUTO else tiers.role_of(model)
     if model != AUTO and role is None:
-        raise UnknownModel(f"there is no model {model!r} here; there are {names}", "model")
+        raise UnknownModel(f"there is no model {model!r} here; there are `{AUTO}`, {tier_names}", "model")
     if header is not None:
         forced = tiers.role_of(header)
         if forced is None:
             raise RequestError(
-                f"x-tierserve-tier names no tier; there are {names} and small, large", "x-tierserve-tier"
+                f"x-tierserve-tier names no tier; there are {tier_names}, small and large", "x-tierserve-tier"
             )
         return forced, Cause.HEADER
     return None if role is None else (role, Cause.MODEL)
@@ -68,11 +79,11 @@ def _chat_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(messages, list) or not messages:
         raise RequestError("`messages` must be a list with at least one message", "messages")
     said = [_message_text(message, f"messages.{index}") for index, message in enumerate(messages)]
-    last = messages[-1]
-    if last["role"] == "user" and not said[-1].strip():
-        raise RequestError("the last message is empty: say something", f"messages.{len(messages) - 1}.content")
-    by_user = [text for message, text in zip(messages, said, strict=True) if message["role"] == "user"]
-    return ((by_user or said)[-1],)
+    by_user = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    scored = by_user[-1] if by_user else len(messages) - 1
+    if not said[scored].strip():
+        raise RequestError("the last message is empty: say something", f"messages.{scored}.content")
+    return (said[scored],)
 
 
 def _message_text(message: Any, where: str) -> str:
@@ -80,6 +91,7 @@ def _message_text(message: Any, where: str) -> str:
         raise RequestError(f"`{where}` must be an object with `role` and `content`", where)
     if message.get("role") not in _ROLES:
         raise RequestError(f"`{where}.role` must be one of {', '.join(_ROLES)}", f"{where}.role")
+    _refuse_unknown(message, _MESSAGE_FIELDS, where)
     content = message.get("content")
     if content is None:
         return ""
@@ -92,10 +104,17 @@ def _message_text(message: Any, where: str) -> str:
 
 def _part_text(part: Any, where: str) -> str:
     if isinstance(part, dict) and part.get("type") in ("text", "refusal"):
+        _refuse_unknown(part, ("type", part["type"]), where)
         text = part.get(part["type"])
         if isinstance(text, str):
             return text
     raise RequestError(f"`{where}` must be a part of type `text`: these models read text only", where)
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    for name in value:
+        if name not in known and value[name] is not None:
+            raise RequestError(f"unknown field `{where}.{name}`: remove it, or correct its name", f"{where}.{name}")
 
 
 def _prompt_texts(body: Mapping[str, Any], scored: bool) -> tuple[str, ...]:

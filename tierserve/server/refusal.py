@@ -5,9 +5,21 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from tierserve.errors import RequestError, TierBusy, TierserveError, TierUnavailable, UnknownModel
+from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
 
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/route",
+    "/v1/models",
+    "/health",
+    "/ready",
+    "/metrics",
+)
 _RETRY_AFTER_S = "5"
+CUT_OFF_MESSAGE = "the server is ending and had no more time for this request: send it again"
+# What a caller sees of a fault of ours: nothing of its inside.
+_FAULT = "the server failed to answer this request; its log has the place beside the request's id"
 
 
 def refusal(error: TierserveError | web.HTTPException) -> web.Response:
@@ -18,7 +30,7 @@ def refusal(error: TierserveError | web.HTTPException) -> web.Response:
             status, kind = HTTPStatus.NOT_FOUND, "invalid_request_error"
         case RequestError():
             status, kind = HTTPStatus.BAD_REQUEST, "invalid_request_error"
-        case TierBusy() | TierUnavailable():
+        case TierUnavailable():
             status, kind = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
             headers["retry-after"] = _RETRY_AFTER_S
         case web.HTTPException():
@@ -26,30 +38,40 @@ def refusal(error: TierserveError | web.HTTPException) -> web.Response:
             kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
             headers = {name: value for name, value in error.headers.items() if name.lower() == "allow"}
         case _:
-            status, kind = HTTPStatus.INTERNAL_SERVER_ERROR, "server_error"
-    param, code = getattr(error, "param", None), getattr(error, "code", None)
-    return _response(status, _message(error), kind, param, code, headers)
+            return fault()
+    body = _body(_message(error), kind, getattr(error, "param", None), getattr(error, "code", None))
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 def fault() -> web.Response:
-    """What a caller sees of a fault of ours: nothing of its inside, which is in the log beside the request's id."""
-    message = "the server failed to answer this request; its log has the cause beside the request's id"
-    return _response(HTTPStatus.INTERNAL_SERVER_ERROR, message, "server_error", None, None, {})
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return web.Response(status=status, body=_body(_FAULT, "server_error"), content_type="application/json")
+
+
+def fault_events() -> bytes:
+    """The end of a stream that had begun."""
+    return _last_events(_FAULT, "server_error")
+
+
+def cut_off_events() -> bytes:
+    """Likewise, where the node ends."""
+    return _last_events(CUT_OFF_MESSAGE, "service_unavailable")
+
+
+def _last_events(message: str, kind: str) -> bytes:
+    return b"data: " + _body(message, kind) + b"\n\ndata: [DONE]\n\n"
 
 
 def _message(error: TierserveError | web.HTTPException) -> str:
     if isinstance(error, web.HTTPException):
         match error.status:
             case HTTPStatus.NOT_FOUND:
-                return "there is no such path here; see README for those that there are"
+                return f"there is no such path here; there are {', '.join(PATHS)}"
             case HTTPStatus.METHOD_NOT_ALLOWED:
                 return f"{error.reason}: use {error.headers.get('Allow', 'another method')}"
         return error.text or error.reason
     return str(error)
 
 
-def _response(
-    status: HTTPStatus, message: str, kind: str, param: str | None, code: str | None, headers: dict[str, str]
-) -> web.Response:
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return web.Response(status=status, body=json.dumps(body).encode(), content_type="application/json", headers=headers)
+def _body(message: str, kind: str, param: str | None = None, code: str | None = None) -> bytes:
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()

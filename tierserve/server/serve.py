@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -17,7 +19,7 @@ from tierserve.core import Outcome
 from tierserve.errors import ConfigError
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
-from tierserve.server.api import DRAINING, IN_FLIGHT, create_app
+from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.pair import TierPair, build_tiers
@@ -30,7 +32,7 @@ _POLL_S = 0.02
 _QUIET_POLLS = 3
 # For answers that are complete and still on their way to a slow reader.
 _LAST_BYTES_S = 5.0
-_CHILDREN_S = 3.0
+_CHILDREN_S = 0.5
 
 
 def run(config: NodeConfig) -> int:
@@ -39,7 +41,9 @@ def run(config: NodeConfig) -> int:
 
     tiers, router = build_tiers(config.tiers), build_router(config.router)
     listener = _listen(config.server)
-    with configured(config.log):
+    with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as sockets:
+        # vLLM leaves the sockets between its processes lying where it made them.
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
         try:
             status: int = uvloop.run(_until_signalled(config, router, tiers, listener))
             return status
@@ -94,9 +98,16 @@ async def _live(
             await end.wait()
             await _drain(app, site, config.server.drain_s)
     finally:
-        await runner.cleanup()
-        await tiers.stop()
-        await router.close()
+        try:
+            # Whatever is still running now had its time, or was told to end at once.
+            app[CUT_OFF].set()
+            for task in app[IN_FLIGHT]:
+                if task is not None:
+                    task.cancel()
+            await runner.cleanup()
+        finally:
+            await tiers.stop()
+            await router.close()
         log.info("ended")
 
 
@@ -135,9 +146,6 @@ async def _drain(app: web.Application, site: web.SockSite, limit_s: float) -> No
         quiet = 0 if app[IN_FLIGHT] else quiet + 1
     if app[IN_FLIGHT]:
         log.warning("%d requests cut off after %g s of draining", len(app[IN_FLIGHT]), limit_s)
-        for task in app[IN_FLIGHT]:
-            if task is not None:
-                task.cancel()
 
 
 def _listen(config: ServerConfig) -> socket.socket:
@@ -149,6 +157,8 @@ def _listen(config: ServerConfig) -> socket.socket:
         listener.bind(address[4])
         listener.listen(_BACKLOG)
         return listener
+    except UnicodeError:
+        raise ConfigError("server.host", f"{config.host!r} is no host's name or address", "correct it") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             remedy = "stop what listens there, or choose another port"
@@ -169,7 +179,7 @@ def _announce(listener: socket.socket, tiers: TierPair) -> None:
 tierserve is ready at {base}/v1 (models: auto, {names})
 
   curl -i {base}/v1/chat/completions -H 'content-type: application/json' \\
-       -d '{{"model": "auto", "messages": [{{"role": "user", "content": "What is Python?"}}]}}'
+       -d '{{"model": "auto", "max_tokens": 8, "messages": [{{"role": "user", "content": "What is Python?"}}]}}'
 
 Ctrl-C ends it.
 """,

@@ -5,6 +5,7 @@ environment, in each of them. What native code and libraries print past all logg
 """
 
 import faulthandler
+import json
 import logging
 import os
 import re
@@ -30,7 +31,7 @@ _FORMAT_VARIABLE = "TIERSERVE_LOG_FORMAT"
 _LEVEL_VARIABLE = "TIERSERVE_LOG_LEVEL"
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
-_FORMATTED = re.compile(rb'\{"level": "|\d\d:\d\d:\d\d [A-Z]+ +')
+_FORMATTED = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ +")
 _STDERR = 2
 # Ends the relay: children may hold the other end of its pipe longer than this process lives.
 _RELAY_END = b"\0end\n"
@@ -61,6 +62,9 @@ _EXPECTED = (
     "[shutdown]",
 )
 
+# What vLLM logs as an error, with a traceback, though the model only wrote something that looked like a call.
+_NO_FAULT = "Error in extracting tool call"
+
 
 @contextmanager
 def configured(config: "LogConfig") -> Iterator[None]:
@@ -77,6 +81,8 @@ def configured(config: "LogConfig") -> Iterator[None]:
         logging.captureWarnings(True)
         for name in _LIBRARIES:  # what they find worth saying is, to an operator of this node, not
             logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+        # Of a request that is no HTTP it logs the bytes, and so the prompt.
+        logging.getLogger("aiohttp.server").setLevel(logging.DEBUG if config.level == "debug" else logging.CRITICAL)
         yield
 
 
@@ -97,6 +103,8 @@ class EngineFilter(logging.Filter):
         wanted = os.environ.get(_LEVEL_VARIABLE, "INFO")
         if wanted == "DEBUG":
             return True
+        if record.getMessage().startswith(_NO_FAULT):
+            record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
         least = max(logging.WARNING, logging.getLevelName(wanted))
         return record.levelno >= least and not record.getMessage().startswith(_EXPECTED)
 
@@ -124,8 +132,8 @@ def log_outcome(outcome: Outcome) -> None:
         "%s %s -> %s (%s) %s tokens, %.3f s",
         outcome.call.id,
         outcome.status,
-        outcome.tier,
-        fields["cause"],
+        outcome.tier or "no tier",
+        fields["cause"] or "undecided",
         outcome.usage.completion_tokens,
         outcome.total_s,
         extra=fields,
@@ -161,7 +169,17 @@ def _relay(reader: int, terminal: TextIO) -> None:
             if line.endswith(_RELAY_END):
                 return
             text = line.decode(errors="backslashreplace")
-            if _FORMATTED.match(line):
+            if _is_formatted(text):
                 terminal.write(text)
             elif text.strip():
                 stray.info("%s", text.strip())
+
+
+def _is_formatted(line: str) -> bool:
+    """Whether an engine's process wrote it through our formatter."""
+    if os.environ.get(_FORMAT_VARIABLE) != "json":
+        return _FORMATTED.match(line) is not None
+    try:
+        return line.startswith('{"level": ') and "logger" in json.loads(line)
+    except ValueError:
+        return False

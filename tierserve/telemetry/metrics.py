@@ -1,6 +1,7 @@
 """Prometheus metrics of the node, and beside them those of its engines."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -23,7 +24,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _ROUTE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 _NONE = "none"
 
-disable_created_metrics()  # a second series beside each counter, for its birthday
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, for its birthday
 
 
 class Metrics:
@@ -36,6 +37,12 @@ class Metrics:
             "tierserve_requests",
             "Requests that ended, by the tier that answered, why it was chosen, and how it went.",
             ["tier", "cause", "status"],
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "tierserve_refusals",
+            "Requests answered with an error, on any path, by HTTP status.",
+            ["status"],
             registry=self.registry,
         )
         self._tokens = Counter(
@@ -80,9 +87,13 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         self.registry.register(GC_COLLECTOR)
 
-    def watch_in_flight(self, count: Callable[[], int]) -> None:
-        """Ask for the number of requests when scraped."""
-        self._in_flight.set_function(count)
+    def in_flight(self) -> AbstractContextManager[object]:
+        """Counts a request as being answered, for as long as the block runs."""
+        return self._in_flight.track_inprogress()
+
+    def count_refusal(self, status: int) -> None:
+        """A request that was answered with an error, by its HTTP status."""
+        self._refusals.labels(status).inc()
 
     def watch_tier(self, tier: str, ready: Callable[[], bool]) -> None:
         """Ask for a tier's readiness when scraped."""

@@ -47,7 +47,8 @@ class TierPair:
 
         Raises RequestError.
         """
-        if not any(isinstance(tier, VllmTier) and tier.state is TierState.READY for tier in self):
+        up = (TierState.READY, TierState.FAILED)  # a tier that failed was up before: its request model is still there
+        if not any(isinstance(tier, VllmTier) and tier.state in up for tier in self):
             return None
         from tierserve.tiers.vllm_openai import parse
 

@@ -21,7 +21,7 @@ def devices(options: Mapping[str, Any]) -> tuple[int | str, ...]:
 
 
 def world_size(options: Mapping[str, Any]) -> int:
-    return math.prod(options.get(name, 1) for name in _PARALLEL_SIZES)
+    return math.prod(options.get(name) or 1 for name in _PARALLEL_SIZES)
 
 
 def describe(options: Mapping[str, Any]) -> str:
@@ -31,7 +31,7 @@ def describe(options: Mapping[str, Any]) -> str:
     sizes = [
         f"{name.removesuffix('_size').replace('_', ' ')} {options[name]}"
         for name in _PARALLEL_SIZES
-        if options.get(name, 1) > 1
+        if (options.get(name) or 1) > 1
     ]
     return f"device{plural} {ids}" + (f" ({', '.join(sizes)})" if sizes else "")
 
@@ -48,10 +48,26 @@ def check_placement(tiers: "TiersConfig") -> None:
     """Raise ConfigError where the engines' devices contradict their parallel sizes, or each other's memory."""
     for role in Role:
         options = tiers[role].engine
-        if options is not None and options.get("device_ids") is not None:
+        if options is None:
+            continue
+        _check_types(options, f"tiers.{role}.engine")
+        if options.get("device_ids") is not None:
             _check_devices(options, f"tiers.{role}.engine.device_ids")
     if share_a_device(tiers):
         _check_memory(tiers)
+
+
+def _check_types(options: Mapping[str, Any], where: str) -> None:
+    for name in _PARALLEL_SIZES:
+        if (size := options.get(name, 1)) is not None and (type(size) is not int or size < 1):
+            raise ConfigError(f"{where}.{name}", f"{size!r} is no number of devices", "write a whole number from 1")
+    ids = options.get("device_ids")
+    if ids is not None and (not isinstance(ids, list) or any(type(one) not in (int, str) for one in ids)):
+        raise ConfigError(f"{where}.device_ids", f"{ids!r} is no list of devices", "write, for example, [0, 1]")
+    share = options.get("gpu_memory_utilization", _DEFAULT_MEMORY_UTILIZATION)
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        problem = f"{share!r} is no share of a device's memory"
+        raise ConfigError(f"{where}.gpu_memory_utilization", problem, "write a number up to 1, for example 0.9")
 
 
 def _check_devices(options: Mapping[str, Any], where: str) -> None:

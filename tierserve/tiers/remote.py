@@ -1,6 +1,5 @@
 """A tier that is another OpenAI-compatible server: a vLLM deployment, another node, a hosted API."""
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from http import HTTPStatus
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 _PATHS: Mapping[Kind, str] = {Kind.CHAT: "/chat/completions", Kind.COMPLETION: "/completions"}
 _CONNECT_S = 5
+# What comes of reading an answer that is not of OpenAI's form.
+_NOT_AS_EXPECTED = (ValueError, TypeError, AttributeError, KeyError)
 _DONE = "[DONE]"
 # One event of a stream: a token with logprobs and tool calls stays far below it.
 _LONGEST_LINE = 1 << 20
@@ -62,11 +63,11 @@ class RemoteTier:
             async with self._session.get(f"{self._url}/models") as response:
                 await _raise_for(response, self.name)
                 models = (await response.json(content_type=None)).get("data", [])
-        except (TierserveError, aiohttp.ClientError, ValueError, AttributeError, TimeoutError) as error:
+                known = {model["id"]: model for model in models}
+        except (TierserveError, aiohttp.ClientError, *_NOT_AS_EXPECTED, TimeoutError) as error:
             await self.stop()
             self.state = TierState.FAILED
             raise TierStartError(f"{self.name}: {self._url}/models does not answer ({error})") from error
-        known = {model.get("id"): model for model in models}
         if self._config.model not in known:
             await self.stop()
             self.state = TierState.FAILED
@@ -104,7 +105,7 @@ class RemoteTier:
         try:
             await _raise_for(response, self.name)
             return await (self._opened(call, response, wants_usage) if call.stream else self._whole(call, response))
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, *_NOT_AS_EXPECTED) as error:
             response.close()
             raise TierUnavailable(f"{self.name} broke off: {error}") from error
         except BaseException:
@@ -151,7 +152,7 @@ class RemoteTier:
                 line = await anext(rest, None)
             if line is None:
                 raise TierUnavailable("the stream ended before it was done")
-        except (aiohttp.ClientError, TimeoutError, ValueError, asyncio.IncompleteReadError, TierUnavailable) as error:
+        except (aiohttp.ClientError, TimeoutError, TierUnavailable, *_NOT_AS_EXPECTED) as error:
             reply.broken = True
             problem = {"message": f"{self.name} broke off: {error}", "type": "server_error", "code": 502, "param": None}
             yield f"data: {json.dumps({'error': problem})}\n\n".encode()
@@ -176,7 +177,7 @@ async def _data_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[str, N
 
 def _usage(answer: Mapping[str, Any]) -> Usage:
     usage = answer.get("usage") or {}
-    return Usage(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
 
 
 async def _raise_for(response: aiohttp.ClientResponse, name: str) -> None:

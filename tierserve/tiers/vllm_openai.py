@@ -6,11 +6,13 @@ vLLM 0.32.0 (vllm/entrypoints/openai), which is pinned.
 
 import asyncio
 import json
+import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
@@ -22,7 +24,6 @@ from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from vllm.exceptions import VLLMError, VLLMValidationError
 from vllm.renderers.online_renderer import OnlineRenderer
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from tierserve.core import Call, Kind, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierserveError, TierUnavailable
@@ -48,10 +49,18 @@ _REFUSED = {
     "mm_payload": "this server has no render endpoint",
     "return_mm_kwargs": "this server has no render endpoint",
     "vllm_xargs": "this server has no extensions that read it",
+    "priority": "this server's queue is first come, first served",
+    "watermarking": "this server has no watermark",
 }
-# What vLLM calls the parameter when a prompt, or prompt and answer together, are too long.
-_OVERFLOW_PARAMETERS = {"input_text", "input_tokens", "max_tokens", "max_completion_tokens"}
+# What vLLM says when a prompt, or prompt and answer together, are too long.
+_OVERFLOW = re.compile("maximum context length|max_model_len")
+# Larger ones are refused: a choice among 8,000 texts (64 KiB) compiles in 0.2 s, one among 25,000 in 8 s, 100,000 take
+# minutes, in which the engine compiles nothing else, whether or not anybody still waits for it.
+_LARGEST_GRAMMAR_BYTES = 1 << 16
+_LEAST_TEMPERATURE = 0.01  # vLLM would raise a lower one to this
+_LARGEST_BIAS = 100
 _ERROR_EVENT = 'data: {"error"'
+_DONE = "data: [DONE]\n\n"
 _USAGE_EVENT = '"choices":[]'
 
 
@@ -69,6 +78,8 @@ def parse(kind: Kind, body: Mapping[str, Any]) -> Any:
             f"the request does not have the form of OpenAI's API ({type(error).__name__}: {error})"
         ) from None
     _refuse_what_would_be_ignored(request)
+    _refuse_what_would_be_converted(request, body)
+    _refuse_what_is_out_of_bounds(request, body)
     return request
 
 
@@ -80,10 +91,42 @@ def _refuse_what_would_be_ignored(request: Any) -> None:
         if name in request.model_fields_set and getattr(request, name) is not None:
             raise RequestError(f"`{name}` is not supported: {remedy}", name)
     for name in ("stream_options", "response_format"):
-        section = getattr(request, name, None)
-        for key, value in (getattr(section, "model_extra", None) or {}).items():
-            if value is not None:
-                raise RequestError(f"unknown field `{name}.{key}`: remove it, or correct its name", name)
+        _refuse_unknown(getattr(request, name, None), name)
+
+
+def _refuse_unknown(section: Any, where: str) -> None:
+    if not isinstance(section, BaseModel):
+        return
+    for name, value in (section.model_extra or {}).items():
+        if value is not None:
+            raise RequestError(f"unknown field `{where}.{name}`: remove it, or correct its name", where)
+    for name in section.model_fields_set:
+        _refuse_unknown(getattr(section, name, None), f"{where}.{name}")
+
+
+def _refuse_what_would_be_converted(request: Any, body: Mapping[str, Any]) -> None:
+    """pydantic takes "2" and true for numbers; a caller who sends them has made a mistake."""
+    for name, value in body.items():
+        taken = vars(request).get(name)
+        if isinstance(taken, bool) and not isinstance(value, bool):
+            raise RequestError(f"`{name}` must be true or false", name)
+        if isinstance(taken, int | float) and not isinstance(taken, bool) and isinstance(value, str | bool):
+            raise RequestError(f"`{name}` must be a number", name)
+        if isinstance(taken, float) and not math.isfinite(taken):
+            raise RequestError(f"`{name}` is out of range", name)
+
+
+def _refuse_what_is_out_of_bounds(request: Any, body: Mapping[str, Any]) -> None:
+    for name in ("response_format", "structured_outputs", "tools"):
+        size = len(json.dumps(body.get(name)))
+        if size > _LARGEST_GRAMMAR_BYTES:
+            limit = f"{_LARGEST_GRAMMAR_BYTES} bytes of JSON"
+            raise RequestError(f"`{name}` has {size} bytes; more than {limit} take too long to compile", name)
+    temperature = request.temperature
+    if temperature is not None and 0 < temperature < _LEAST_TEMPERATURE:
+        raise RequestError(f"`temperature` must be 0 or at least {_LEAST_TEMPERATURE}", "temperature")
+    if any(abs(bias) > _LARGEST_BIAS for bias in (request.logit_bias or {}).values()):
+        raise RequestError(f"`logit_bias` must lie within -{_LARGEST_BIAS} and {_LARGEST_BIAS}", "logit_bias")
 
 
 def _from_pydantic(error: ValidationError) -> RequestError:
@@ -130,6 +173,14 @@ class OpenAILayer:
         """Compile templates. Blocks for a fraction of a second."""
         self._renderer.warmup()
 
+    def output_limit(self, call: Call) -> tuple[str, int]:
+        """The field that bounds the output, and the tokens that it asks for; 0 where it is left to the engine."""
+        fields = vars(self._request(call))  # to read max_tokens as an attribute is to be warned that it is deprecated
+        limit = fields.get("max_completion_tokens")
+        if limit is not None:
+            return "max_completion_tokens", limit
+        return "max_tokens", fields["max_tokens"] or 0
+
     async def count_prompt_tokens(self, call: Call) -> int:
         """Tokens of the longest prompt of the call, as the engine will see it. Raises as `generate` does."""
         request = self._request(call)
@@ -139,9 +190,9 @@ class OpenAILayer:
         try:
             rendered = await render(request)
         except Exception as error:
-            raise _translated(error) from error
+            raise self._translated(error) from error
         if isinstance(rendered, ErrorResponse):
-            raise _refusal(rendered.error)
+            raise self._refusal(rendered.error)
         prompts = rendered[1] if call.kind is Kind.CHAT else rendered
         return max(len(prompt.get("prompt_token_ids", ())) for prompt in prompts)
 
@@ -155,12 +206,12 @@ class OpenAILayer:
         try:
             result = await create(request, None)
         except Exception as error:
-            raise _translated(error) from error
+            raise self._translated(error) from error
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError  # the layer turns a cancellation into an answer that nobody waits for
         if isinstance(result, ErrorResponse):
-            raise self._engine_died(result.error) or _refusal(result.error)
+            raise self._refusal(result.error)
         if not call.stream:
             usage = Usage(result.usage.prompt_tokens, result.usage.completion_tokens or 0)
             return Reply(result.model_dump_json().encode(), usage=usage)
@@ -177,7 +228,7 @@ class OpenAILayer:
         if first.startswith(_ERROR_EVENT):
             await chunks.aclose()
             error = ErrorInfo.model_validate(json.loads(first.removeprefix("data: "))["error"])
-            raise self._engine_died(error) or _refusal(error)
+            raise self._refusal(error)
         reply = Reply()
         reply.events = await armed(self._events(first, chunks, reply, wants_usage))
         return reply
@@ -196,15 +247,33 @@ class OpenAILayer:
                         continue
                 elif chunk.startswith(_ERROR_EVENT):
                     reply.broken = True
+                elif chunk != _DONE:
+                    reply.usage.completion_tokens += 1  # at least; the exact number comes at the end, if that comes
                 yield chunk.encode()
         finally:
             await chunks.aclose()
 
-    def _engine_died(self, error: ErrorInfo) -> TierUnavailable | None:
+    def _translated(self, error: Exception) -> TierserveError | Exception:
+        """An exception of vLLM's in our tree; one that is nobody's known fault stays itself, to be logged."""
+        if isinstance(error, TierserveError):
+            return error
+        known = isinstance(error, VLLMError | ValueError | TypeError | ArithmeticError | NotImplementedError)
+        if not known and type(error).__name__ != "TemplateError" and not self._engine.errored:
+            return error
+        return self._refusal(create_error_response(error).error)
+
+    def _refusal(self, error: ErrorInfo) -> TierserveError:
         """A dead engine shows as an error like any other; whether it is dead is the engine's to say."""
         if self._engine.errored:
-            return TierUnavailable(f"the engine of {self._name} died: {error.message}")
-        return None
+            return TierUnavailable(f"the engine of {self._name} has died")
+        if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
+            return TierBusy(error.message)
+        if _OVERFLOW.search(error.message):
+            return ContextOverflow(error.message, error.param)
+        # A live engine that fails on a request fails on what is in it: a number out of range, a grammar without end.
+        message = error.message if error.code < HTTPStatus.INTERNAL_SERVER_ERROR or error.param else ""
+        unsaid = "the engine can't take this request: a value is out of range, or a schema or grammar has no end"
+        return RequestError(message or unsaid, error.param)
 
 
 async def _chain(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -219,28 +288,6 @@ def _with_usage(options: StreamOptions | None) -> StreamOptions:
         return StreamOptions(include_usage=True)
     continuous = bool(options.include_usage and options.continuous_usage_stats)
     return StreamOptions(include_usage=True, continuous_usage_stats=continuous)
-
-
-def _translated(error: Exception) -> TierserveError | Exception:
-    """An exception of vLLM's in our tree; one that is nobody's known fault stays itself, to be logged."""
-    if isinstance(error, TierserveError):
-        return error
-    if isinstance(error, EngineDeadError):
-        return TierUnavailable(str(error))
-    known = isinstance(error, VLLMError | ValueError | TypeError | OverflowError | NotImplementedError)
-    if not known and type(error).__name__ != "TemplateError":
-        return error
-    return _refusal(create_error_response(error).error)
-
-
-def _refusal(error: ErrorInfo) -> TierserveError:
-    if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
-        return TierBusy(error.message)
-    if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.NOT_IMPLEMENTED:
-        return TierUnavailable(error.message)
-    if error.param in _OVERFLOW_PARAMETERS or "maximum context length" in error.message:
-        return ContextOverflow(error.message, error.param)
-    return RequestError(error.message, error.param)
 
 
 def _read(path: str | None) -> str | None:

@@ -26,6 +26,7 @@ _RESERVED = {
     "skip_tokenizer_init": "remove it",
     "reasoning_parser": "set `reasoning_parser` on the tier, beside `engine:`",
     "enable_log_requests": "remove it; tierserve logs requests, without their text",
+    "disable_log_stats": "remove it; /metrics needs them",
 }
 
 
@@ -36,6 +37,7 @@ def engine_args(tier: "TierConfig", where: str) -> "AsyncEngineArgs":
 
     _check_parsers(tier, where)
     options = tier.engine or {}
+    _check_quantization(options.get("quantization"), f"{where}.engine.quantization")
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     for name, value in options.items():
         path = f"{where}.engine.{name}"
@@ -78,11 +80,19 @@ def _check_parsers(tier: "TierConfig", where: str) -> None:
             raise ConfigError(f"{where}.{option}", f"vLLM has no parser {name!r}", remedy)
 
 
+def _check_quantization(name: Any, path: str) -> None:
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    if isinstance(name, str) and name not in QUANTIZATION_METHODS:
+        raise ConfigError(path, f"vLLM has no method {name!r}", f"there are {', '.join(QUANTIZATION_METHODS)}")
+
+
 def _check_value(args_class: type, name: str, value: Any, path: str) -> None:
     """Check a value against the type that vLLM declares for it, and against the bounds of the section it ends in."""
     for declared in (_declared(args_class, name), _bounds(name) if value is not None else Any):
         try:
-            _adapter(declared).validate_python(value)
+            # Strict, for vLLM takes the value as it stands; but a section may be written as a mapping.
+            _adapter(declared).validate_python(value, strict=not isinstance(value, dict))
         except ValidationError as error:
             message = error.errors(include_url=False)[0]["msg"]
             raise ConfigError(path, f"{message} (it is {value!r})", "see vLLM's engine arguments") from None

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A byte-level tokenizer makes at most one token of a byte. What a template adds is bounded by this many.
-_TEMPLATE_TOKENS = 128
+# What a template may add to a prompt beyond what it adds to the first warm-up request: a preamble for tools.
+_TEMPLATE_MARGIN_TOKENS = 256
+# With these the caller decides what the template adds.
+_TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs", "documents")
 
 # The first request of each kind compiles and loads things; the first with logprobs takes seconds. Better here.
 _WARM_UP: tuple[dict[str, Any], ...] = (
@@ -47,6 +49,7 @@ class VllmTier:
         self._where = where
         self._state = TierState.STOPPED
         self._waiting_for = ""
+        self._template_tokens = 0
         self._registry = CollectorRegistry()
         self._engine: AsyncLLM | None = None
         self._layer: OpenAILayer | None = None
@@ -63,6 +66,9 @@ class VllmTier:
             ) from None
         from tierserve.tiers.vllm_options import engine_args
 
+        template = config.chat_template
+        if template is not None and not os.path.isfile(template):
+            raise ConfigError(f"{where}.chat_template", f"there is no file {template}", "check the path")
         return engine_args(config, where)
 
     @property
@@ -77,6 +83,7 @@ class VllmTier:
 
     async def find_weights(self) -> None:
         assert self._config.engine is not None
+        self._state, self._waiting_for = TierState.LOADING, "its turn to load"
         model = self._config.engine["model"]
         await load_beside(lambda: check_weights(model, f"{self._where}.engine.model"))
 
@@ -115,21 +122,20 @@ class VllmTier:
 
     def _ready_layer(self) -> "OpenAILayer":
         if self._layer is None or self.state is not TierState.READY:
-            raise TierUnavailable(f"{self.name} is {self.state}")
+            what = f", waiting for {self._waiting_for}" if self.state is TierState.LOADING else ""
+            raise TierUnavailable(f"{self.name} is {self.state}{what}")
         return self._layer
 
     async def _check_length(self, layer: "OpenAILayer", call: Call) -> None:
         """Raise ContextOverflow unless prompt and output fit: vLLM would clip the output, and say nothing.
 
-        By bytes where that is certain, which costs nothing; else by the very tokens.
+        By bytes where that is certain, for a byte makes at most one token and counting bytes costs nothing; else by
+        the very tokens.
         """
         assert self.max_model_len is not None
-        option = "max_completion_tokens" if call.body.get("max_completion_tokens") else "max_tokens"
-        output = call.body.get(option) or 0
-        if not isinstance(output, int):
-            return  # the layer refuses it
-        most = len(json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")) + _TEMPLATE_TOKENS
-        if most + output <= self.max_model_len:
+        option, output = layer.output_limit(call)
+        most = len(json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")) + self._template_tokens
+        if most + output <= self.max_model_len and not any(call.body.get(field) for field in _TEMPLATE_FIELDS):
             return
         prompt = await layer.count_prompt_tokens(call)
         if prompt + output > self.max_model_len:
@@ -156,9 +162,9 @@ class VllmTier:
         await load_beside(layer.warm_up)
         for number, options in enumerate(_WARM_UP):
             body = {"messages": [{"role": "user", "content": "Hello"}], **options}
-            await layer.generate(
-                Call(f"warm-up-{self.name}-{number}", Kind.CHAT, body, (), parsed=parse(Kind.CHAT, body))
-            )
+            call = Call(f"warm-up-{self.name}-{number}", Kind.CHAT, body, (), parsed=parse(Kind.CHAT, body))
+            reply = await layer.generate(call)
+            self._template_tokens = reply.usage.prompt_tokens + _TEMPLATE_MARGIN_TOKENS
         self._layer = layer
 
 
@@ -177,6 +183,9 @@ def _prepare_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # vLLM's default is fork, except on a CPU. A forked engine would inherit this process's threads, half alive, its
+    # listening socket, and vLLM's note that the plugins are loaded already, so that vllm_child.py never ran.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     # Neither is a log line, and both speak to vLLM's developers.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

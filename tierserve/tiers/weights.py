@@ -2,12 +2,14 @@
 missing is said in seconds, with the remedy, and not in the traceback of an engine that died."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from tierserve.errors import ConfigError
 
 SUMS = "SHA256SUMS"
 
+_SUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")  # as sha256sum writes them
 _HUB_TIMEOUT_S = 10
 
 
@@ -27,9 +29,10 @@ def _check_folder(folder: Path, where: str) -> None:
     sums = folder / SUMS
     if not sums.is_file():
         return
-    for line in sums.read_text().splitlines():
-        expected, name = line.split(maxsplit=1)
-        file = folder / name.lstrip("*")
+    for line in sums.read_text(errors="replace").splitlines():
+        if not (found := _SUM.fullmatch(line)):
+            continue  # a comment, or another tool's form
+        expected, file = found[1], folder / found[2]
         if not file.is_file():
             raise ConfigError(where, f"{file} is missing", _how_to_make(folder))
         with file.open("rb") as opened:
