@@ -135,9 +135,10 @@ def test_route_of_nothing_is_a_usage_error(lab: dict[str, Any], write: Any, run:
     assert "the prompt is empty" in err
 
 
-def serve(path: str) -> tuple[int, str]:
+def serve(path: str, **environment: str) -> tuple[int, str]:
     """`tierserve --config path`, which is expected to end by itself."""
-    done = subprocess.run([COMMAND, "--config", path], capture_output=True, text=True, timeout=120)
+    environment = dict(os.environ) | environment
+    done = subprocess.run([COMMAND, "--config", path], capture_output=True, text=True, timeout=120, env=environment)
     return done.returncode, done.stderr
 
 
@@ -149,6 +150,17 @@ def test_a_port_that_is_taken_is_said_before_anything_loads(lab: dict[str, Any],
     assert (
         err == f"tierserve: server.port: 127.0.0.1:{port} is in use — stop what listens there, or choose another port\n"
     )
+
+
+def test_a_hub_that_can_t_be_reached_stops_the_start_of_the_laptop_s_models(write: Any, tmp_path: Path) -> None:
+    laptop = yaml.safe_load((ROOT / "configs" / "laptop-cpu.yaml").read_text())
+    path = write(laptop | {"server": {"port": 0}})
+    status, err = serve(path, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    assert status == 2
+    said = err.splitlines()[-1]
+    assert said.startswith("tierserve: tiers.small.engine.model: 'Qwen/Qwen2.5-0.5B-Instruct' is not on this machine")
+    assert "hf download Qwen/Qwen2.5-0.5B-Instruct" in said
+    assert "HF_HOME" in said
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "remove folder"])

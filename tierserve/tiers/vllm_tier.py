@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # What a template may add to a prompt beyond what it adds to the first warm-up request: a preamble for tools.
 _TEMPLATE_MARGIN_TOKENS = 256
+_NOT_MEASURED = 1 << 30  # then every prompt's tokens are counted
 # With these the caller decides what the template adds.
 _TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs", "documents")
 
@@ -49,7 +50,7 @@ class VllmTier:
         self._where = where
         self._state = TierState.STOPPED
         self._waiting_for = ""
-        self._template_tokens = 0
+        self._template_tokens = _NOT_MEASURED
         self._registry = CollectorRegistry()
         self._engine: AsyncLLM | None = None
         self._layer: OpenAILayer | None = None
@@ -163,8 +164,12 @@ class VllmTier:
         for number, options in enumerate(_WARM_UP):
             body = {"messages": [{"role": "user", "content": "Hello"}], **options}
             call = Call(f"warm-up-{self.name}-{number}", Kind.CHAT, body, (), parsed=parse(Kind.CHAT, body))
-            reply = await layer.generate(call)
-            self._template_tokens = reply.usage.prompt_tokens + _TEMPLATE_MARGIN_TOKENS
+            try:
+                reply = await layer.generate(call)
+            except RequestError as error:  # a model without a chat template, or options that allow no logprobs
+                log.warning("%s does not take the warm-up request with %s: %s", self.name, list(options), error)
+            else:
+                self._template_tokens = reply.usage.prompt_tokens + _TEMPLATE_MARGIN_TOKENS
         self._layer = layer
 
 
