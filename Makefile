@@ -9,17 +9,13 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 LOCKED := install --no-deps --require-hashes
 
-.PHONY: demo test lab check install lock clean
+.PHONY: demo test check install lock clean
 
-demo: lab
+demo: install
 	@$(BIN)/tierserve --config configs/lab.yaml
 
-test: check lab
+test: check
 	$(BIN)/pytest
-
-# The checkpoints of the embedded default, where they do not stand already.
-lab: install
-	@$(BIN)/python -m tierserve.lab
 
 check: install
 	$(BIN)/ruff check .

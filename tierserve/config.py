@@ -37,6 +37,11 @@ class ServerConfig(Section):
     host: str = Field("127.0.0.1", description="Address to listen on. Loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     max_body_mb: float = Field(4, gt=0, le=1024, description="Largest request body, in MiB; beyond it: 413.")
+    examples: list[str] = Field(
+        [],
+        max_length=10,
+        description="Prompts shown, with the tier that each goes to, once the node is ready.",
+    )
     drain_s: float = Field(
         30, ge=0, description="After SIGTERM, how long requests in flight may take to finish, in seconds."
     )

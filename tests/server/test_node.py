@@ -221,7 +221,7 @@ def test_completions_take_several_prompts(client: openai.OpenAI) -> None:
 def test_a_prompt_beyond_the_small_tier_s_context_goes_large(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {
         "model": "auto",
-        "messages": [{"role": "system", "content": "a b c d e " * 400}, *said(SIMPLE)],
+        "messages": [{"role": "system", "content": "a b c d e " * 700}, *said(SIMPLE)],
         "max_tokens": 2,
     }
     raw = client.chat.completions.with_raw_response.create(**options)

@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import psutil
@@ -94,7 +95,7 @@ async def _live(
     await site.start()
     try:
         if await _load(router, tiers, end):
-            _announce(listener, tiers)
+            _announce(listener, tiers, await _routed(config.server.examples, router, tiers))
             await end.wait()
             await _drain(app, site, config.server.drain_s)
     finally:
@@ -169,7 +170,18 @@ def _listen(config: ServerConfig) -> socket.socket:
         ) from None
 
 
-def _announce(listener: socket.socket, tiers: TierPair) -> None:
+async def _routed(examples: Sequence[str], router: Router, tiers: TierPair) -> str:
+    """Which tier each example goes to, a line each."""
+    decisions = [await router.decide([example]) for example in examples]
+    width = max((len(tier.name) for tier in tiers), default=0)
+    lines = [
+        f"  {tiers[decision.role].name:<{width}}  {decision.score or 0:5.2f}  {example}\n"
+        for decision, example in zip(decisions, examples, strict=True)
+    ]
+    return "".join(["\n", *lines]) if lines else ""
+
+
+def _announce(listener: socket.socket, tiers: TierPair, routed: str) -> None:
     host, port = listener.getsockname()[:2]
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     log.info("ready at %s/v1", base)
@@ -177,9 +189,9 @@ def _announce(listener: socket.socket, tiers: TierPair) -> None:
     print(
         f"""
 tierserve is ready at {base}/v1 (models: auto, {names})
-
+{routed}
   curl -i {base}/v1/chat/completions -H 'content-type: application/json' \\
-       -d '{{"model": "auto", "max_tokens": 8, "messages": [{{"role": "user", "content": "What is Python?"}}]}}'
+       -d '{{"model": "auto", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 Ctrl-C ends it.
 """,
