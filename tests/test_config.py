@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given
@@ -139,6 +140,5 @@ def test_every_option_is_described() -> None:
 
 
 def test_the_schema_accepts_what_we_ship() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     for path in (ROOT / "configs").glob("*.yaml"):
         jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(schema()))
