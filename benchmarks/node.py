@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,6 +72,12 @@ class Node:
     def left(self, patience_s: float = 10) -> list[psutil.Process]:
         """Processes that outlived the node."""
         return psutil.wait_procs(list(self._seen.values()), timeout=patience_s)[1]
+
+    def metric(self, series: str, label: str = "") -> float:
+        """The sum over the series that begin so, name and labels, and hold the label; as /metrics has them now."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(series) and label in line)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -45,12 +45,6 @@ def ask(node: Node, answers: list[Any], stream: bool, model: str = "auto", max_t
         answers.append(error)
 
 
-def in_flight(node: Node) -> float:
-    with urllib.request.urlopen(f"{node.url}/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith("tierserve_requests_in_flight "))
-
-
 def busy_with(half: Node, count: int, **options: Any) -> tuple[list[Any], list[threading.Thread]]:
     """Requests of which all have been accepted and none has ended."""
     answers: list[Any] = []
@@ -61,7 +55,7 @@ def busy_with(half: Node, count: int, **options: Any) -> tuple[list[Any], list[t
     ]
     for thread in threads:
         thread.start()
-    half.wait_for(lambda: in_flight(half) == count, "the requests to be accepted")
+    half.wait_for(lambda: half.metric("tierserve_requests_in_flight ") == count, "the requests to be accepted")
     assert answers == []
     return answers, threads
 

@@ -260,14 +260,11 @@ def test_health_ready_and_metrics(node: Node, client: openai.OpenAI) -> None:
             assert response.status == 200
             return str(response.read().decode())
 
-    def value(name: str) -> float:
-        return sum(float(line.split()[-1]) for line in get("/metrics").splitlines() if line.startswith(name))
-
     assert json.loads(get("/health"))["status"] == "alive"
     assert json.loads(get("/ready"))["tiers"] == {"lab-small": {"state": "ready"}, "lab-large": {"state": "ready"}}
-    before = value('tierserve_requests_total{cause="model",status="ok",tier="lab-small"}')
+    before = node.metric('tierserve_requests_total{cause="model",status="ok",tier="lab-small"}')
     client.chat.completions.create(model="lab-small", messages=said(SIMPLE), max_tokens=4)
-    assert value('tierserve_requests_total{cause="model",status="ok",tier="lab-small"}') == before + 1
+    assert node.metric('tierserve_requests_total{cause="model",status="ok",tier="lab-small"}') == before + 1
     for tier in ("lab-small", "lab-large"):
         assert any(
             line.startswith("vllm:generation_tokens_total") and f'model_name="{tier}"' in line
@@ -388,21 +385,7 @@ def test_bad_headers_are_a_400(node: Node) -> None:
 def test_a_caller_that_goes_away_frees_its_slot(node: Node, stream: bool) -> None:
     """Long before its answer would have ended: of 1,900 tokens only those until then are made."""
 
-    def tokens() -> float:
-        with urllib.request.urlopen(f"{node.url}/metrics", timeout=30) as response:
-            lines = response.read().decode().splitlines()
-        return sum(
-            float(line.split()[-1])
-            for line in lines
-            if line.startswith("vllm:generation_tokens_total") and "lab-small" in line
-        )
-
-    def in_flight() -> float:
-        with urllib.request.urlopen(f"{node.url}/metrics", timeout=30) as response:
-            lines = response.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
-
-    before = tokens()
+    before = node.metric("vllm:generation_tokens_total", "lab-small")
     client = openai.OpenAI(base_url=f"{node.url}/v1", api_key="unused", max_retries=0, timeout=0.5)
     options: dict[str, Any] = {"extra_body": {"ignore_eos": True}, "max_tokens": 1900}
     if stream:
@@ -414,10 +397,10 @@ def test_a_caller_that_goes_away_frees_its_slot(node: Node, stream: bool) -> Non
             client.chat.completions.create(model="lab-small", messages=said(SIMPLE), **options)
     client.close()
     deadline = time.monotonic() + 60
-    while in_flight():
+    while node.metric("vllm:num_requests_running{"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert tokens() - before < 1900
+    assert node.metric("vllm:generation_tokens_total", "lab-small") - before < 1900
 
 
 def test_many_callers_at_once_each_get_their_own_answer(node: Node) -> None:

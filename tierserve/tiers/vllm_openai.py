@@ -175,7 +175,7 @@ class OpenAILayer:
 
     def output_limit(self, call: Call) -> tuple[str, int]:
         """The field that bounds the output, and the tokens that it asks for; 0 where it is left to the engine."""
-        fields = vars(self._request(call))  # to read max_tokens as an attribute is to be warned that it is deprecated
+        fields = vars(_parsed(call))  # to read max_tokens as an attribute is to be warned that it is deprecated
         limit = fields.get("max_completion_tokens")
         if limit is not None:
             return "max_completion_tokens", limit
@@ -219,8 +219,7 @@ class OpenAILayer:
 
     def _request(self, call: Call) -> Any:
         """A copy for this tier: the layer writes into its request, and another tier may need the same one."""
-        parsed = call.parsed if call.parsed is not None else parse(call.kind, call.body)
-        return parsed.model_copy(update={"model": self._name, "request_id": call.id})
+        return _parsed(call).model_copy(update={"model": self._name, "request_id": call.id})
 
     async def _opened(self, chunks: AsyncGenerator[str, None], wants_usage: bool) -> Reply:
         """A streamed reply, once its first event is there and is not an error."""
@@ -274,6 +273,10 @@ class OpenAILayer:
         message = error.message if error.code < HTTPStatus.INTERNAL_SERVER_ERROR or error.param else ""
         unsaid = "the engine can't take this request: a value is out of range, or a schema or grammar has no end"
         return RequestError(message or unsaid, error.param)
+
+
+def _parsed(call: Call) -> Any:
+    return call.parsed if call.parsed is not None else parse(call.kind, call.body)
 
 
 async def _chain(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
