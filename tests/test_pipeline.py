@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tierserve.core import Call, Cause, Decision, Kind, Outcome, Role, Status
+from tierserve.core import Call, Cause, Decision, Kind, Outcome, Prompt, Role, Status
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
@@ -25,7 +25,7 @@ class Words:
     def encode(self, texts: Sequence[str]) -> Any:
         return np.array([[len(text.split())] for text in texts], dtype=np.float32)
 
-    def score(self, vector: Any) -> float:
+    def score(self, prompt: Prompt, vector: Any) -> float:
         return min(3 * float(vector[0]), 10.0)
 
 
@@ -39,7 +39,7 @@ class Bench:
         self.pipeline = Pipeline(self.router, self.tiers, self.outcomes.append, lambda: float(next(ticks)))
 
     async def answer(self, text: str = SIMPLE, stream: bool = False, forced: Any = None) -> Answer:
-        return await self.pipeline.answer(Call("id", Kind.CHAT, {}, (text,), stream, forced))
+        return await self.pipeline.answer(Call("id", Kind.CHAT, {}, (Prompt(text),), stream, forced))
 
     @property
     def outcome(self) -> Outcome:

@@ -56,20 +56,41 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is scored: what the user said last, and how many times the user has spoken by then."""
+
+    text: str
+    turns: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Where what is known of a call's conversation is kept. Digests, never text.
+
+    `key` is this turn's place, `earlier` the places where a turn before it may have left something, nearest first.
+    """
+
+    key: bytes
+    earlier: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One accepted request.
 
     `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
-    one. `texts` is what the router scores. `forced` is set, with its cause, when the caller chose the tier.
+    one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
+    is none: in completions. `forced` is set, with its cause, when the caller chose the tier.
     """
 
     id: str
     kind: Kind
     body: Mapping[str, Any]
-    texts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     stream: bool = False
     forced: tuple[Role, Cause] | None = None
     parsed: Any = None
+    conversation: Conversation | None = None
 
 
 @dataclass(slots=True)

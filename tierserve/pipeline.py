@@ -43,7 +43,7 @@ class Pipeline:
         started = self._clock()
         outcome = Outcome(call)
         try:
-            decision = outcome.decision = await self._router.decide(call.texts, call.forced)
+            decision = outcome.decision = await self._router.decide(call.prompts, call.forced)
             outcome.route_s = self._clock() - started
             outcome.decision, reply = await self._generate(call, decision)
             outcome.tier = self._tiers[outcome.decision.role].name
@@ -59,7 +59,7 @@ class Pipeline:
 
     async def decide(self, call: Call) -> Decision:
         """Where `answer` would send the call, as far as that shows beforehand. Raises TierUnavailable."""
-        decision = await self._router.decide(call.texts, call.forced)
+        decision = await self._router.decide(call.prompts, call.forced)
         if decision.role is Role.SMALL and call.forced is None and not await self._tiers[Role.SMALL].fits(call):
             return replace(decision, role=Role.LARGE, cause=Cause.CONTEXT)
         return decision

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierserve.core import Cause, Kind, Role
+from tierserve.core import Cause, Kind, Prompt, Role
 from tierserve.errors import RequestError, UnknownModel
 from tierserve.server.reading import check_request_id, read_call, read_json
 from tierserve.tiers.pair import TierPair
@@ -65,7 +65,7 @@ def test_an_unknown_model_is_told_which_there_are() -> None:
     ],
 )
 def test_what_the_user_said_last_is_scored(messages: list[Any], scored: str) -> None:
-    assert read({"messages": messages}).texts == (scored,)
+    assert read({"messages": messages}).prompts[0].text == scored
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_chat_that_can_t_be_understood_is_told_what_to_change(body: dict[str, 
 
 @pytest.mark.parametrize(("prompt", "texts"), [("a", ("a",)), (["a", "b"], ("a", "b"))])
 def test_each_prompt_of_a_completion_is_scored(prompt: Any, texts: Any) -> None:
-    assert read({"prompt": prompt}, Kind.COMPLETION).texts == texts
+    assert read({"prompt": prompt}, Kind.COMPLETION).prompts == tuple(map(Prompt, texts))
 
 
 @pytest.mark.parametrize("prompt", [None, "", [], [""], ["a", ""], [None], 5.5, {"a": 1}, [True], [[]]])
@@ -110,7 +110,7 @@ def test_a_completion_without_a_prompt_is_refused(prompt: Any) -> None:
 def test_token_ids_need_a_tier(prompt: Any) -> None:
     with pytest.raises(RequestError, match="token ids can't be routed"):
         read({"prompt": prompt}, Kind.COMPLETION)
-    assert read({"prompt": prompt, "model": "small"}, Kind.COMPLETION).texts == ()
+    assert read({"prompt": prompt, "model": "small"}, Kind.COMPLETION).prompts == ()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_the_level_is_the_least_that_is_written(level: str, expected: int) -> No
 
 
 OUTCOME = """
-call = Call("an-id", Kind.CHAT, {"messages": ["a secret"]}, ("a secret",))
+call = Call("an-id", Kind.CHAT, {"messages": ["a secret"]}, (Prompt("a secret"),))
 outcome = Outcome(call, Status.STATUS, Decision(Role.SMALL, Cause.SCORE, 1.23), "s", Usage(3, 4), 0.001, 0.2, 0.3)
 with configured(LogConfig()): log_outcome(outcome)
 """

@@ -3,10 +3,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from tierserve.core import Call, Cause, Decision, Kind, Outcome, Role, Status, Usage
+from tierserve.core import Call, Cause, Decision, Kind, Outcome, Prompt, Role, Status, Usage
 from tierserve.telemetry.metrics import Metrics
 
-CALL = Call("id", Kind.CHAT, {}, ("text",))
+CALL = Call("id", Kind.CHAT, {}, (Prompt("text"),))
 
 
 def samples(metrics: Metrics, *engines: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -14,7 +14,7 @@ import pytest
 from node import Node
 
 from tierserve.config import RemoteConfig, TierConfig
-from tierserve.core import Call, Kind
+from tierserve.core import Call, Kind, Prompt
 from tierserve.errors import ContextOverflow, RequestError, TierUnavailable
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.remote import RemoteTier
@@ -107,12 +107,12 @@ def answers_end(kit: Kit, request: pytest.FixtureRequest) -> None:
 
 def chat(text: str = "hello", stream: bool = False, **options: Any) -> Call:
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream} | options
-    return Call(f"id{time.monotonic_ns()}", Kind.CHAT, body, (text,), stream)
+    return Call(f"id{time.monotonic_ns()}", Kind.CHAT, body, (Prompt(text),), stream)
 
 
 def completion(text: str = "hello", stream: bool = False, **options: Any) -> Call:
     body = {"prompt": text, "max_tokens": 8, "stream": stream} | options
-    return Call(f"id{time.monotonic_ns()}", Kind.COMPLETION, body, (text,), stream)
+    return Call(f"id{time.monotonic_ns()}", Kind.COMPLETION, body, (Prompt(text),), stream)
 
 
 async def read(events: Any) -> list[dict[str, Any]]:

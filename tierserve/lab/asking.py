@@ -11,7 +11,7 @@ from typing import Any, Final
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tierserve.config import LogConfig, load
-from tierserve.core import Call, Kind
+from tierserve.core import Call, Kind, Prompt
 from tierserve.lab.question import Question
 from tierserve.lab.structured import INSTRUCTIONS, PATTERNS, Order
 from tierserve.telemetry.logs import configured
@@ -69,7 +69,7 @@ async def _ask(tier: Tier, question: Question, order: Order | None, id: str) -> 
     if order is not None:
         body["messages"].insert(0, {"role": "system", "content": INSTRUCTIONS[order]})
         body["structured_outputs"] = {"regex": PATTERNS[order]}
-    reply = await tier.generate(Call(id, Kind.CHAT, body, (question.prompt,)))
+    reply = await tier.generate(Call(id, Kind.CHAT, body, (Prompt(question.prompt),)))
     choice = json.loads(reply.body)["choices"][0]
     logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
     return Said(

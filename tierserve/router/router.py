@@ -10,7 +10,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from tierserve.core import Cause, Decision, Role
+from tierserve.core import Cause, Decision, Prompt, Role
 from tierserve.errors import TierUnavailable
 from tierserve.router.encoder import Encoder, EncoderThread, load_encoder
 from tierserve.router.seeds import SeedScorer
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
-    def score(self, vector: NDArray[np.float32]) -> float:
-        """Complexity, 0 (trivial) to 10 (hard); finite for every vector."""
+    def score(self, prompt: Prompt, vector: NDArray[np.float32]) -> float:
+        """Complexity, 0 (trivial) to 10 (hard), finite; `vector` is the text's, unit, shape (dimensions,)."""
 
 
 class Router:
@@ -54,12 +54,12 @@ class Router:
         encoder, self._scorer = await load_beside(self._load)
         self._encoder = EncoderThread(encoder)
 
-    async def decide(self, texts: Sequence[str], forced: tuple[Role, Cause] | None = None) -> Decision:
-        """The decision for a request; of several texts the hardest counts. Raises TierUnavailable while loading."""
+    async def decide(self, prompts: Sequence[Prompt], forced: tuple[Role, Cause] | None = None) -> Decision:
+        """The decision for a request; of several prompts the hardest counts. Raises TierUnavailable while loading."""
         if forced is not None:
             return Decision(*forced)
         try:
-            results = await asyncio.gather(*(self._score(text) for text in texts))
+            results = await asyncio.gather(*(self._score(prompt) for prompt in prompts))
         except TierUnavailable:
             raise
         except Exception:
@@ -74,15 +74,15 @@ class Router:
         if self._encoder is not None:
             await self._encoder.close()
 
-    async def _score(self, text: str) -> tuple[float, bool]:
-        """The text's score, and whether it was known."""
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    async def _score(self, prompt: Prompt) -> tuple[float, bool]:
+        """The prompt's score, and whether it was known."""
+        key = hashlib.blake2b(f"{prompt.turns} {prompt.text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         known = self._scores.get(key)
         if known is not None:
             return known, True
         if self._encoder is None or self._scorer is None:
             raise TierUnavailable("the router is loading")
-        score = self._scorer.score(await self._encoder.embed(text))
+        score = self._scorer.score(prompt, await self._encoder.embed(prompt.text))
         if self._scores.maxsize:
             self._scores[key] = score
         return score, False

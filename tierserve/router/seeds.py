@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tierserve.core import Prompt
 from tierserve.router.encoder import Encoder
 
 SIMPLE: Final = ("What is Python?", "Format this JSON", "Summarize this paragraph")
@@ -30,8 +31,8 @@ class SeedScorer:
         self._simple = encoder.encode(SIMPLE)
         self._complex = encoder.encode(COMPLEX)
 
-    def score(self, vector: NDArray[np.float32]) -> float:
-        """`vector`: unit, shape (dimensions,). One that is not finite, as of no text at all, scores 10."""
+    def score(self, prompt: Prompt, vector: NDArray[np.float32]) -> float:
+        """The vector alone counts. One that is not finite, as of no text at all, scores 10."""
         simple = max(float(np.max(self._simple @ vector)), 0.0)
         complex_ = max(float(np.max(self._complex @ vector)), 0.0)
         score = 10 * complex_ / (simple + complex_ + 0.01)

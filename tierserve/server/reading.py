@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from tierserve.core import Call, Cause, Kind, Role
+from tierserve.core import Call, Cause, Kind, Prompt, Role
 from tierserve.errors import RequestError, UnknownModel
 from tierserve.tiers.pair import TierPair
 
@@ -45,9 +45,9 @@ def read_call(kind: Kind, body: dict[str, Any], tiers: TierPair, request_id: str
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise RequestError("`stream` must be true or false", "stream")
-    texts = _chat_texts(body) if kind is Kind.CHAT else _prompt_texts(body, forced is None)
+    prompts = (_said_last(body),) if kind is Kind.CHAT else _prompts(body, forced is None)
     parsed = tiers.parse(kind, body)
-    return Call(request_id, kind, body, texts, bool(stream), forced, parsed)
+    return Call(request_id, kind, body, prompts, bool(stream), forced, parsed)
 
 
 def check_request_id(request_id: str) -> str:
@@ -73,7 +73,7 @@ def _forced(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Caus
     return None if role is None else (role, Cause.MODEL)
 
 
-def _chat_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
+def _said_last(body: Mapping[str, Any]) -> Prompt:
     """What the user said last, which is what is scored; without a user message, whatever was said last."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -83,7 +83,7 @@ def _chat_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
     scored = by_user[-1] if by_user else len(messages) - 1
     if not said[scored].strip():
         raise RequestError("the last message is empty: say something", f"messages.{scored}.content")
-    return (said[scored],)
+    return Prompt(said[scored], max(len(by_user), 1))
 
 
 def _message_text(message: Any, where: str) -> str:
@@ -117,7 +117,7 @@ def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], where: str
             raise RequestError(f"unknown field `{where}.{name}`: remove it, or correct its name", f"{where}.{name}")
 
 
-def _prompt_texts(body: Mapping[str, Any], scored: bool) -> tuple[str, ...]:
+def _prompts(body: Mapping[str, Any], scored: bool) -> tuple[Prompt, ...]:
     """Each prompt of a completion request. Token ids are some tokenizer's, and can't be scored."""
     prompt = body.get("prompt")
     prompts = prompt if isinstance(prompt, list) else [prompt]
@@ -125,8 +125,9 @@ def _prompt_texts(body: Mapping[str, Any], scored: bool) -> tuple[str, ...]:
         raise RequestError("`prompt` must be a text, a list of texts, or token ids", "prompt")
     if any(one == "" or one == [] for one in prompts):
         raise RequestError("`prompt` is empty: say something", "prompt")
-    if all(isinstance(one, str) for one in prompts):
-        return tuple(prompts)
+    texts = [one for one in prompts if isinstance(one, str)]
+    if len(texts) == len(prompts):
+        return tuple(Prompt(text) for text in texts)
     if scored:
         raise RequestError(f"token ids can't be routed: send text, or name a tier instead of `{AUTO}`", "prompt")
     return ()

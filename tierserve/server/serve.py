@@ -16,7 +16,7 @@ import psutil
 from aiohttp import web
 
 from tierserve.config import NodeConfig, ServerConfig
-from tierserve.core import Outcome
+from tierserve.core import Outcome, Prompt
 from tierserve.errors import ConfigError
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
@@ -172,7 +172,7 @@ def _listen(config: ServerConfig) -> socket.socket:
 
 async def _routed(examples: Sequence[str], router: Router, tiers: TierPair) -> str:
     """Which tier each example goes to, a line each."""
-    decisions = [await router.decide([example]) for example in examples]
+    decisions = [await router.decide([Prompt(example)]) for example in examples]
     width = max((len(tier.name) for tier in tiers), default=0)
     lines = [
         f"  {tiers[decision.role].name:<{width}}  {decision.score or 0:5.2f}  {example}\n"

@@ -119,4 +119,4 @@ class ScriptedTier:
 
 
 def _words(call: Call) -> int:
-    return sum(len(text.split()) for text in call.texts)
+    return sum(len(prompt.text.split()) for prompt in call.prompts)
