@@ -52,7 +52,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
             {"tiers": TIERS, "router": {"treshold": 1}},
             "router.treshold: unknown option — did you mean `threshold`?",
         ),
-        ({"tiers": TIERS, "router": {"xyz": 1}}, "known here: encoder, scorer, threshold, cache_entries"),
+        ({"tiers": TIERS, "router": {"xyz": 1}}, "known here: encoder, scorer, threshold, target_large_share"),
         ({"tiers": TIERS, "router": {"threshold": 11}}, "router.threshold: Input should be less than or equal to 10"),
         ({"tiers": TIERS, "server": {"port": "high"}}, "server.port: Input should be a valid integer"),
         ({"tiers": TIERS, "server": {"port": 70000}}, "(it is 70000)"),

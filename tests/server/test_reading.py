@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tierserve.core import Cause, Kind, Prompt, Role
 from tierserve.errors import RequestError, UnknownModel
-from tierserve.server.reading import check_request_id, read_call, read_json
+from tierserve.server.reading import check_id, read_call, read_json
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
 
@@ -142,7 +142,7 @@ def test_no_body_is_anything_but_a_call_or_a_request_error(value: Any) -> None:
 
 
 @pytest.mark.parametrize("given_id", ["", "a b", "a\n", "é", "x" * 129])
-def test_a_request_id_is_what_can_stand_in_a_log_line(given_id: str) -> None:
-    with pytest.raises(RequestError):
-        check_request_id(given_id)
-    assert check_request_id("x" * 128) == "x" * 128
+def test_an_id_is_what_can_stand_in_a_log_line(given_id: str) -> None:
+    with pytest.raises(RequestError, match="x-request-id must be"):
+        check_id("x-request-id", given_id)
+    assert check_id("x-session-id", "x" * 128) == "x" * 128

@@ -58,10 +58,21 @@ def test_no_series_tells_when_another_was_made() -> None:
 
 def test_gauges_are_read_when_scraped() -> None:
     metrics, state = Metrics(["s"]), {"ready": False}
-    metrics.watch_tier("s", lambda: state["ready"])
+    metrics.watch_tier("s", lambda: state["ready"], lambda: 3)
     assert samples(metrics)[key("tierserve_tier_ready", tier="s")] == 0
     state["ready"] = True
     assert samples(metrics)[key("tierserve_tier_ready", tier="s")] == 1
+    assert samples(metrics)[key("tierserve_tier_waiting", tier="s")] == 3
+
+
+def test_what_the_router_knows_is_read_when_scraped() -> None:
+    metrics, known = Metrics(["s"]), {"threshold": 4.0, "hits": 0, "misses": 1}
+    metrics.watch_router(lambda: known["threshold"], lambda: int(known["hits"]), lambda: int(known["misses"]))
+    known |= {"threshold": 5.5, "hits": 2}
+    found = samples(metrics)
+    assert found[key("tierserve_router_threshold")] == 5.5
+    assert found[key("tierserve_route_cache_hits_total")] == 2
+    assert found[key("tierserve_route_cache_misses_total")] == 1
 
 
 def test_requests_are_in_flight_until_their_block_ends() -> None:

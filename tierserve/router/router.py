@@ -1,24 +1,26 @@
-"""Decides which tier a prompt goes to, and names the one rule that decided."""
+"""Decides which tier a call goes to, and names the one rule that decided."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from tierserve.core import Cause, Decision, Prompt, Role
+from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
 from tierserve.errors import TierUnavailable
+from tierserve.router.cache import ScoreCache
+from tierserve.router.controller import FixedThreshold, ShareController, Threshold
+from tierserve.router.conversations import Conversations, Standing, is_short_follow_up
 from tierserve.router.encoder import Encoder, EncoderThread, load_encoder
+from tierserve.router.relief import Relief
 from tierserve.router.seeds import SeedScorer
 from tierserve.threads import load_beside
 
 if TYPE_CHECKING:
     from tierserve.config import RouterConfig
-
 
 log = logging.getLogger(__name__)
 
@@ -28,64 +30,146 @@ class Scorer(Protocol):
         """Complexity, 0 (trivial) to 10 (hard), finite; `vector` is the text's, unit, shape (dimensions,)."""
 
 
-class Router:
-    """`decide` is: what the caller forced, else the score seen before, else embedding and scorer.
+@dataclass(frozen=True)
+class Policy:
+    """The rules beside the score, each of which remembers or measures something."""
 
-    The cache keeps scores, not tiers, so that it outlives a change of the threshold; its keys are digests, so that it
-    holds no prompt text.
+    threshold: Threshold
+    cache: ScoreCache
+    conversations: Conversations
+    short_follow_up_chars: int = 24
+    relief: Relief | None = None
+
+
+class Router:
+    """The first rule that has something to say decides: the caller, the conversation, the score; then the load.
+
+    `decide` is for calls that are then answered: the conversation is kept and the threshold may move. `look` gives the
+    same decision and leaves no trace.
     """
 
-    def __init__(
-        self, load: Callable[[], tuple[Encoder, Scorer]], threshold: float = 4.0, cache_entries: int = 10_000
-    ) -> None:
+    def __init__(self, load: Callable[[], tuple[Encoder, Scorer]], policy: Policy) -> None:
         """`load` gives encoder and scorer; it may take seconds, and is called once, by `start`."""
-        self.threshold = threshold
         self._load = load
+        self._policy = policy
         self._encoder: EncoderThread | None = None
         self._scorer: Scorer | None = None
-        self._scores: LRUCache[bytes, float] = LRUCache(maxsize=cache_entries)
 
     @property
     def ready(self) -> bool:
         return self._encoder is not None
+
+    @property
+    def threshold(self) -> float:
+        """In force now."""
+        return self._policy.threshold.value
+
+    @property
+    def cache_hits(self) -> int:
+        return self._policy.cache.hits
+
+    @property
+    def cache_misses(self) -> int:
+        return self._policy.cache.misses
 
     async def start(self) -> None:
         """Raises ConfigError when the encoder can't be had."""
         encoder, self._scorer = await load_beside(self._load)
         self._encoder = EncoderThread(encoder)
 
-    async def decide(self, prompts: Sequence[Prompt], forced: tuple[Role, Cause] | None = None) -> Decision:
-        """The decision for a request; of several prompts the hardest counts. Raises TierUnavailable while loading."""
-        if forced is not None:
-            return Decision(*forced)
+    async def close(self) -> None:
+        await self._policy.cache.close()
+        if self._encoder is not None:
+            await self._encoder.close()
+
+    async def decide(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
+        """The decision for a call, which counts. `load` is asked when the score is known.
+
+        Raises TierUnavailable while the router loads.
+        """
+        decision = await self._choose(call, load, counts=True)
+        self._learn(call, decision)
+        return decision
+
+    async def look(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
+        """What `decide` would say."""
+        return await self._choose(call, load, counts=False)
+
+    def settle(self, call: Call, decision: Decision) -> None:
+        """How it went on: a conversation that the small tier can't hold stays on the large one, for it only grows.
+
+        A failover holds for its request alone: the tier that was away comes back.
+        """
+        if decision.cause is Cause.CONTEXT:
+            self._policy.conversations.keep(call.conversation, Standing(decision.role, sent_up=True))
+
+    async def _choose(self, call: Call, load: Callable[[], Load], counts: bool) -> Decision:
+        if call.forced is not None:
+            return Decision(*call.forced)
+        standing = self._policy.conversations.find(call.conversation)
+        if standing is not None and (cause := self._hold(standing, call)):
+            return Decision(standing.role, cause)
         try:
-            results = await asyncio.gather(*(self._score(prompt) for prompt in prompts))
+            score, known = await self._score(call.prompts, counts)
         except TierUnavailable:
             raise
         except Exception:
             log.exception("scoring failed")
             return Decision(Role.LARGE, Cause.UNSCORED)
-        score = max(score for score, _ in results)
-        cached = all(hit for _, hit in results)
-        role = Role.SMALL if score <= self.threshold else Role.LARGE
-        return Decision(role, Cause.CACHE if cached else Cause.SCORE, score)
+        role = Role.LARGE if self._policy.threshold.exceeded_by(score) else Role.SMALL
+        relief = self._policy.relief
+        if relief is not None and relief.role_for(role, score, self.threshold, load()) is not role:
+            return Decision(role.other, Cause.LOAD, score)
+        return Decision(role, Cause.CACHE if known else Cause.SCORE, score)
 
-    async def close(self) -> None:
-        if self._encoder is not None:
-            await self._encoder.close()
+    def _hold(self, standing: Standing, call: Call) -> Cause | None:
+        """Why the conversation decides; None where it leaves that to the score."""
+        if is_short_follow_up(call.prompts[0], self._policy.short_follow_up_chars):
+            return Cause.FOLLOW_UP
+        return Cause.CONVERSATION if standing.sent_up else None
 
-    async def _score(self, prompt: Prompt) -> tuple[float, bool]:
-        """The prompt's score, and whether it was known."""
-        key = hashlib.blake2b(f"{prompt.turns} {prompt.text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        known = self._scores.get(key)
-        if known is not None:
-            return known, True
+    def _learn(self, call: Call, decision: Decision) -> None:
+        """Keep the conversation, and let the threshold know of what the router decided.
+
+        What the caller forced is neither counted nor held against later turns, which find what was known before. What
+        the load moved counts as its score said, or the threshold would move to undo it. What could not be scored is
+        not counted.
+        """
+        conversations, role = self._policy.conversations, decision.role
+        before = conversations.find(call.conversation)
+        match decision.cause:
+            case Cause.MODEL | Cause.HEADER:
+                if before is not None:
+                    conversations.keep(call.conversation, before)
+                return
+            case Cause.SCORE | Cause.CACHE:
+                self._policy.threshold.observe(decision.score, role is Role.LARGE)
+            case Cause.LOAD:
+                self._policy.threshold.observe(decision.score, role.other is Role.LARGE)
+            case Cause.FOLLOW_UP | Cause.CONVERSATION:
+                self._policy.threshold.observe(None, role is Role.LARGE)
+        scored_up = role is Role.LARGE and decision.cause in (Cause.SCORE, Cause.CACHE)
+        sent_up = scored_up or (before is not None and before.sent_up)
+        conversations.keep(call.conversation, Standing(role, sent_up))
+
+    async def _score(self, prompts: Sequence[Prompt], counts: bool) -> tuple[float, bool]:
+        """The hardest prompt's score, and whether each was known."""
+        cache = self._policy.cache
+        known = [cache.find(prompt) if counts else cache.peek(prompt) for prompt in prompts]
+        scores = [score for score in known if score is not None]
+        if len(scores) == len(known):  # the common case of a prompt seen before needs no task
+            return max(scores), True
+        new = [prompt for prompt, score in zip(prompts, known, strict=True) if score is None]
+        computing = [cache.compute(prompt, self._compute) if counts else self._compute(prompt) for prompt in new]
+        return max([*scores, *await asyncio.gather(*computing)]), False
+
+    async def _compute(self, prompt: Prompt) -> float:
         if self._encoder is None or self._scorer is None:
             raise TierUnavailable("the router is loading")
         score = self._scorer.score(prompt, await self._encoder.embed(prompt.text))
-        if self._scores.maxsize:
-            self._scores[key] = score
-        return score, False
+        if not 0 <= score <= 10:  # nor is NaN
+            raise ValueError("the scorer left 0 to 10")
+        return score
 
 
 def build_router(config: "RouterConfig") -> Router:
@@ -95,4 +179,19 @@ def build_router(config: "RouterConfig") -> Router:
         encoder = load_encoder(config.encoder)
         return encoder, SeedScorer(encoder)
 
-    return Router(load, config.threshold, config.cache_entries)
+    return Router(load, build_policy(config))
+
+
+def build_policy(config: "RouterConfig") -> Policy:
+    threshold: Threshold = FixedThreshold(config.threshold)
+    if config.target_large_share is not None:
+        bounds = config.threshold_min, config.threshold_max
+        threshold = ShareController(config.target_large_share, config.threshold, *bounds)
+    kept = config.conversations
+    return Policy(
+        threshold,
+        ScoreCache(config.cache_entries, config.cache_ttl_s),
+        Conversations(kept.entries, kept.ttl_s) if kept else Conversations(0, 0),
+        kept.short_follow_up_chars if kept else 0,
+        Relief(config.load.large_queue, config.load.small_queue, config.load.band) if config.load else None,
+    )

@@ -19,7 +19,7 @@ from tierserve.core import Call, Decision, Kind
 from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
-from tierserve.server.reading import AUTO, check_request_id, read_call, read_json
+from tierserve.server.reading import AUTO, check_id, read_call, read_json
 from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.base import Tier, TierState
@@ -54,7 +54,8 @@ def create_app(
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for tier in tiers:
-        metrics.watch_tier(tier.name, partial(_is_ready, tier))
+        metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
+    metrics.watch_router(lambda: router.threshold, lambda: router.cache_hits, lambda: router.cache_misses)
     app.add_routes(routes)
     return app
 
@@ -169,8 +170,10 @@ async def _stream(request: web.Request, answer: Answer, headers: dict[str, str])
 
 
 def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Call:
-    forced = request.headers.get("x-tierserve-tier")
-    return read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced)
+    forced, session_id = request.headers.get("x-tierserve-tier"), request.headers.get("x-session-id")
+    if session_id is not None:
+        check_id("x-session-id", session_id)
+    return read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id)
 
 
 def _headers(tier: str, decision: Decision) -> dict[str, str]:
@@ -190,7 +193,7 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
     in_flight.add(task)
     try:
         if given := request.headers.get("x-request-id"):
-            request[REQUEST_ID] = check_request_id(given)
+            request[REQUEST_ID] = check_id("x-request-id", given)
         response = await handler(request)
     except (TierserveError, web.HTTPException) as error:
         response = refusal(error)
@@ -229,6 +232,10 @@ def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
 
 def _is_ready(tier: Tier) -> bool:
     return tier.state is TierState.READY
+
+
+def _waiting(tier: Tier) -> int:
+    return tier.queue.waiting
 
 
 def _cards(tiers: TierPair) -> list[dict[str, object]]:

@@ -1,19 +1,20 @@
 """From the bytes of a request to a Call: what every tier needs to know of it, checked. Raises RequestError."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import from_json
 
 from tierserve.core import Call, Cause, Kind, Prompt, Role
 from tierserve.errors import RequestError, UnknownModel
+from tierserve.router.conversations import identify
 from tierserve.tiers.pair import TierPair
 
 AUTO = "auto"
 
 # What may stand in a header and in a log line without a second look.
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # What the engines' chat templates are given of a message.
 _MESSAGE_FIELDS = {
     "role",
@@ -39,21 +40,35 @@ def read_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def read_call(kind: Kind, body: dict[str, Any], tiers: TierPair, request_id: str, forced_tier: str | None) -> Call:
-    """`forced_tier` is the header's value; it wins over `model`."""
+def read_call(
+    kind: Kind,
+    body: dict[str, Any],
+    tiers: TierPair,
+    request_id: str,
+    forced_tier: str | None = None,
+    session_id: str | None = None,
+) -> Call:
+    """`forced_tier` and `session_id` are headers' values; the first wins over `model`."""
     forced = _forced(body.pop("model", AUTO), forced_tier, tiers)
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise RequestError("`stream` must be true or false", "stream")
-    prompts = (_said_last(body),) if kind is Kind.CHAT else _prompts(body, forced is None)
+    conversation = None
+    if kind is Kind.CHAT:
+        messages = _messages(body)
+        prompts: tuple[Prompt, ...] = (_said_last(messages),)
+        conversation = identify(messages, session_id)
+    else:
+        prompts = _prompts(body, forced is None)
     parsed = tiers.parse(kind, body)
-    return Call(request_id, kind, body, prompts, bool(stream), forced, parsed)
+    return Call(request_id, kind, body, prompts, bool(stream), forced, parsed, conversation)
 
 
-def check_request_id(request_id: str) -> str:
-    if not _REQUEST_ID.fullmatch(request_id):
-        raise RequestError("x-request-id must be 1 to 128 printable ASCII characters without spaces", "x-request-id")
-    return request_id
+def check_id(header: str, value: str) -> str:
+    """The value of a header by which callers name something of theirs."""
+    if not _ID.fullmatch(value):
+        raise RequestError(f"{header} must be 1 to 128 printable ASCII characters without spaces", header)
+    return value
 
 
 def _forced(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Cause] | None:
@@ -73,17 +88,23 @@ def _forced(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Caus
     return None if role is None else (role, Cause.MODEL)
 
 
-def _said_last(body: Mapping[str, Any]) -> Prompt:
-    """What the user said last, which is what is scored; without a user message, whatever was said last."""
+def _messages(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Role and text of each message."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError("`messages` must be a list with at least one message", "messages")
-    said = [_message_text(message, f"messages.{index}") for index, message in enumerate(messages)]
-    by_user = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    texts = [_message_text(message, f"messages.{index}") for index, message in enumerate(messages)]
+    return [(message["role"], text) for message, text in zip(messages, texts, strict=True)]
+
+
+def _said_last(messages: Sequence[tuple[str, str]]) -> Prompt:
+    """What the user said last, which is what is scored; without a user message, whatever was said last."""
+    by_user = [index for index, (role, _) in enumerate(messages) if role == "user"]
     scored = by_user[-1] if by_user else len(messages) - 1
-    if not said[scored].strip():
+    text = messages[scored][1]
+    if not text.strip():
         raise RequestError("the last message is empty: say something", f"messages.{scored}.content")
-    return Prompt(said[scored], max(len(by_user), 1))
+    return Prompt(text, max(len(by_user), 1))
 
 
 def _message_text(message: Any, where: str) -> str:

@@ -16,13 +16,14 @@ import psutil
 from aiohttp import web
 
 from tierserve.config import NodeConfig, ServerConfig
-from tierserve.core import Outcome, Prompt
+from tierserve.core import Call, Kind, Outcome, Prompt
 from tierserve.errors import ConfigError
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
+from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.pair import TierPair, build_tiers
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,12 @@ async def _live(
 ) -> None:
     metrics = Metrics(tier.name for tier in tiers)
 
+    share = LargeShare(config.router.warn_large_share)
+    metrics.watch_share(share)
+
     def record(outcome: Outcome) -> None:
         metrics.record(outcome)
+        share.record(outcome)
         log_outcome(outcome)
 
     app = create_app(config, Pipeline(router, tiers, record), router, tiers, metrics)
@@ -172,7 +177,7 @@ def _listen(config: ServerConfig) -> socket.socket:
 
 async def _routed(examples: Sequence[str], router: Router, tiers: TierPair) -> str:
     """Which tier each example goes to, a line each."""
-    decisions = [await router.decide([Prompt(example)]) for example in examples]
+    decisions = [await router.look(Call("example", Kind.CHAT, {}, (Prompt(example),))) for example in examples]
     width = max((len(tier.name) for tier in tiers), default=0)
     lines = [
         f"  {tiers[decision.role].name:<{width}}  {decision.score or 0:5.2f}  {example}\n"

@@ -1,6 +1,6 @@
 """Prometheus metrics of the node, and beside them those of its engines."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from prometheus_client import (
@@ -15,9 +15,11 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from tierserve.core import Cause, Outcome, Status
+from tierserve.telemetry.share import LargeShare
 
 # From a cached route to a long answer of a large model.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -74,6 +76,20 @@ class Metrics:
         )
         self._in_flight = Gauge("tierserve_requests_in_flight", "Requests being answered.", registry=self.registry)
         self._ready = Gauge("tierserve_tier_ready", "Whether a tier can answer.", ["tier"], registry=self.registry)
+        self._waiting = Gauge("tierserve_tier_waiting", "Requests in a tier's queue.", ["tier"], registry=self.registry)
+        self._threshold = Gauge(
+            "tierserve_router_threshold", "Scores above it go to the large tier.", registry=self.registry
+        )
+        self._large_share = Gauge(
+            "tierserve_large_share",
+            "Of the requests routed within the last hour, the share that ended on the large tier.",
+            registry=self.registry,
+        )
+        self._large_share_high = Gauge(
+            "tierserve_large_share_high",
+            "Whether that share is beyond router.warn_large_share.",
+            registry=self.registry,
+        )
         for cause in Cause:
             self._route.labels(cause)
         for tier in names:
@@ -95,9 +111,27 @@ class Metrics:
         """A request that was answered with an error, by its HTTP status."""
         self._refusals.labels(status).inc()
 
-    def watch_tier(self, tier: str, ready: Callable[[], bool]) -> None:
-        """Ask for a tier's readiness when scraped."""
+    def watch_tier(self, tier: str, ready: Callable[[], bool], waiting: Callable[[], int]) -> None:
+        """Ask for a tier's state when scraped."""
         self._ready.labels(tier).set_function(lambda: float(ready()))
+        self._waiting.labels(tier).set_function(waiting)
+
+    def watch_router(self, threshold: Callable[[], float], hits: Callable[[], int], misses: Callable[[], int]) -> None:
+        """Likewise for what the router knows."""
+        self._threshold.set_function(threshold)
+        self.registry.register(
+            _Counted(
+                {
+                    "tierserve_route_cache_hits": ("Prompts whose score was known.", hits),
+                    "tierserve_route_cache_misses": ("Prompts that had to be scored.", misses),
+                }
+            )
+        )
+
+    def watch_share(self, share: LargeShare) -> None:
+        """Likewise for the large tier's share."""
+        self._large_share.set_function(lambda: share.value)
+        self._large_share_high.set_function(lambda: float(share.high))
 
     def record(self, outcome: Outcome) -> None:
         decision, tier = outcome.decision, outcome.tier or _NONE
@@ -117,6 +151,17 @@ class Metrics:
 
     def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
         return generate_latest(_Merged([self.registry.collect(), *engines]))
+
+
+class _Counted(Collector):
+    """Counters that others keep, read when scraped."""
+
+    def __init__(self, counters: Mapping[str, tuple[str, Callable[[], int]]]) -> None:
+        self._counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (help, count) in self._counters.items():
+            yield CounterMetricFamily(name, help, value=count())
 
 
 class _Merged(Collector):

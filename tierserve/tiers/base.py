@@ -7,7 +7,7 @@ from typing import Protocol
 
 from prometheus_client import Metric
 
-from tierserve.core import Call, Usage
+from tierserve.core import Call, Queue, Usage
 
 
 class TierState(StrEnum):
@@ -44,6 +44,10 @@ class Tier(Protocol):
     def waiting_for(self) -> str:
         """What a tier that is loading is busy with, in the operator's words."""
 
+    @property
+    def queue(self) -> Queue:
+        """How busy it is. Cheap: asked for each decision."""
+
     async def find_weights(self) -> None:
         """Make sure that there is something to load, in seconds. Raises ConfigError."""
 
@@ -65,6 +69,13 @@ class Tier(Protocol):
 
     def metrics(self) -> Iterator[Metric]:
         """The engine's own metrics."""
+
+
+def queue_of(unfinished: int, slots: int | None) -> Queue:
+    """The queue of a tier that works on `slots` requests at once; None: nobody knows, so nobody waits."""
+    if slots is None:
+        return Queue()
+    return Queue(waiting=max(0, unfinished - slots), has_room=unfinished < slots)
 
 
 async def armed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tierserve.core import Kind, Role
+from tierserve.core import Kind, Load, Queue, Role
 from tierserve.threads import load_beside
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.placement import check_placement, describe, share_a_device
@@ -37,6 +37,11 @@ class TierPair:
     @property
     def ready(self) -> bool:
         return all(tier.state is TierState.READY for tier in self)
+
+    def load(self) -> Load:
+        """A tier that is not ready has no room."""
+        small, large = (tier.queue if tier.state is TierState.READY else Queue(has_room=False) for tier in self)
+        return Load(small, large)
 
     def role_of(self, name: str) -> Role | None:
         """The role of a tier that goes by this name on the wire; `small` and `large` always work."""

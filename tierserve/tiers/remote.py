@@ -9,7 +9,7 @@ import aiohttp
 from prometheus_client import Metric
 
 from tierserve.config import secret
-from tierserve.core import Call, Kind, Usage
+from tierserve.core import Call, Kind, Queue, Usage
 from tierserve.errors import (
     ContextOverflow,
     RequestError,
@@ -18,7 +18,7 @@ from tierserve.errors import (
     TierStartError,
     TierUnavailable,
 )
-from tierserve.tiers.base import Reply, TierState, armed
+from tierserve.tiers.base import Reply, TierState, armed, queue_of
 
 if TYPE_CHECKING:
     from tierserve.config import RemoteConfig
@@ -44,6 +44,12 @@ class RemoteTier:
         self._url = config.url.rstrip("/")
         self._key = secret(f"{where}.remote.api_key_env", config.api_key_env)
         self._session: aiohttp.ClientSession | None = None
+        self._unfinished = 0
+
+    @property
+    def queue(self) -> Queue:
+        """As far as this node knows: what others send there is not counted."""
+        return queue_of(self._unfinished, self._config.max_num_seqs)
 
     async def find_weights(self) -> None:
         pass
@@ -90,14 +96,25 @@ class RemoteTier:
     async def generate(self, call: Call) -> Reply:
         if self._session is None:
             raise TierUnavailable(f"{self.name} is {self.state}")
+        self._unfinished += 1
+        streaming = False
+        try:
+            reply = await self._post(self._session, call)
+            streaming = reply.events is not None
+            return reply
+        finally:
+            self._unfinished -= not streaming  # of a stream, `_events` counts the end
+
+    def metrics(self) -> Iterator[Metric]:
+        return iter(())
+
+    async def _post(self, session: aiohttp.ClientSession, call: Call) -> Reply:
         body = dict(call.body) | {"model": self._config.model}
         wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         if call.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         try:
-            response = await self._session.post(
-                self._url + _PATHS[call.kind], json=body, headers={"x-request-id": call.id}
-            )
+            response = await session.post(self._url + _PATHS[call.kind], json=body, headers={"x-request-id": call.id})
         except (aiohttp.ClientError, TimeoutError) as error:
             self.state = TierState.FAILED
             raise TierUnavailable(f"{self.name} can't be reached: {error}") from error
@@ -111,9 +128,6 @@ class RemoteTier:
         except BaseException:
             response.close()
             raise
-
-    def metrics(self) -> Iterator[Metric]:
-        return iter(())
 
     async def _whole(self, call: Call, response: aiohttp.ClientResponse) -> Reply:
         answer = self._ours(call, json.loads(await response.read()))
@@ -157,6 +171,7 @@ class RemoteTier:
             problem = {"message": f"{self.name} broke off: {error}", "type": "server_error", "code": 502, "param": None}
             yield f"data: {json.dumps({'error': problem})}\n\n".encode()
         finally:
+            self._unfinished -= 1
             response.close()
         yield f"data: {_DONE}\n\n".encode()
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from prometheus_client import Metric
 
-from tierserve.core import Call, Kind, Usage
+from tierserve.core import Call, Kind, Queue, Usage
 from tierserve.errors import ContextOverflow, TierUnavailable
-from tierserve.tiers.base import Reply, TierState, armed
+from tierserve.tiers.base import Reply, TierState, armed, queue_of
 
 Step = str | BaseException | asyncio.Event
 
@@ -24,14 +24,25 @@ Step = str | BaseException | asyncio.Event
 class ScriptedTier:
     """Each string is a delta, an exception is raised, an event is waited for. One word counts as one token."""
 
-    def __init__(self, name: str, script: Sequence[Step] = ("Hello",), max_model_len: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        script: Sequence[Step] = ("Hello",),
+        max_model_len: int | None = None,
+        slots: int | None = None,
+    ) -> None:
         self.name = name
         self.script = script
         self.max_model_len = max_model_len
+        self.slots = slots  # replies that count as being worked on; those beyond wait, though the script runs on
         self.state = TierState.STOPPED
         self.waiting_for = ""
         self.calls: list[Call] = []
         self.running = 0  # replies that are neither finished nor closed
+
+    @property
+    def queue(self) -> Queue:
+        return queue_of(self.running, self.slots)
 
     async def find_weights(self) -> None:
         pass

@@ -8,14 +8,29 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
 
-def stat_logger(registry: CollectorRegistry) -> type[PrometheusStatLogger]:
-    """The class of stat logger to hand to AsyncLLM, which takes it in place of its global one."""
+def stat_logger(registry: CollectorRegistry, waiting: dict[int, int]) -> type[PrometheusStatLogger]:
+    """The class of stat logger to hand to AsyncLLM, which takes it in place of its global one.
+
+    It also notes, after each step, how many requests the scheduler of each engine core keeps waiting.
+    """
 
     class EngineMetrics(PrometheusStatLogger):
         _gauge_cls = partial(Gauge, registry=registry)
         _counter_cls = partial(Counter, registry=registry)
         _histogram_cls = partial(Histogram, registry=registry)
+
+        def record(
+            self,
+            scheduler_stats: SchedulerStats | None,
+            iteration_stats: IterationStats | None,
+            mm_cache_stats: MultiModalCacheStats | None = None,
+            engine_idx: int = 0,
+        ) -> None:
+            super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+            if scheduler_stats is not None:
+                waiting[engine_idx] = scheduler_stats.num_waiting_reqs
 
     return EngineMetrics

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Metric
 from pydantic import ValidationError
 
-from tierserve.core import Call, Kind
+from tierserve.core import Call, Kind, Queue
 from tierserve.errors import ConfigError, ContextOverflow, RequestError, TierStartError, TierUnavailable
 from tierserve.threads import load_beside
-from tierserve.tiers.base import Reply, TierState
+from tierserve.tiers.base import Reply, TierState, queue_of
 from tierserve.tiers.vllm_child import NODE_VARIABLE
 from tierserve.tiers.weights import check_weights
 
@@ -52,6 +52,7 @@ class VllmTier:
         self._waiting_for = ""
         self._template_tokens = _NOT_MEASURED
         self._registry = CollectorRegistry()
+        self._waiting: dict[int, int] = {}  # by engine core, as of its last step
         self._engine: AsyncLLM | None = None
         self._layer: OpenAILayer | None = None
 
@@ -81,6 +82,21 @@ class VllmTier:
     @property
     def waiting_for(self) -> str:
         return self._waiting_for
+
+    @property
+    def queue(self) -> Queue:
+        """Of two counts the larger: what exceeds the batch, known at once; and what the scheduler keeps waiting, for
+        want of room in the KV cache too, as of its last step.
+        """
+        if self._engine is None:
+            return Queue()
+        config = self._engine.vllm_config
+        slots = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        unfinished = self._engine.output_processor.get_num_unfinished_requests()
+        beyond_batch = queue_of(unfinished, slots)
+        # No step follows when all that waited was taken back, so the last count may be of requests that are gone.
+        waiting = max(beyond_batch.waiting, min(sum(self._waiting.values()), unfinished))
+        return Queue(waiting, beyond_batch.has_room and not waiting)
 
     async def find_weights(self) -> None:
         assert self._config.engine is not None
@@ -149,7 +165,7 @@ class VllmTier:
         self._waiting_for = "vLLM to be imported"
         args = await load_beside(lambda: self.arguments(self._config, self._where))
         self._waiting_for = "the engine's processes to load the model"
-        self._engine = await _build(args, self._registry, self.name)
+        self._engine = await _build(args, self._registry, self._waiting, self.name)
         self.max_model_len = self._engine.model_config.max_model_len
         self._waiting_for = "the first requests, which warm it up"
         await self._warm_up()
@@ -197,7 +213,9 @@ def _prepare_environment() -> None:
     os.environ[NODE_VARIABLE] = str(os.getpid())
 
 
-async def _build(args: "AsyncEngineArgs", registry: CollectorRegistry, name: str) -> "AsyncLLM":
+async def _build(
+    args: "AsyncEngineArgs", registry: CollectorRegistry, waiting: dict[int, int], name: str
+) -> "AsyncLLM":
     """Build the engine beside the event loop: it blocks until its processes are up."""
 
     def build() -> "AsyncLLM":
@@ -208,7 +226,7 @@ async def _build(args: "AsyncEngineArgs", registry: CollectorRegistry, name: str
 
         try:
             return AsyncLLM.from_engine_args(
-                args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[stat_logger(registry)]
+                args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[stat_logger(registry, waiting)]
             )
         except Exception as error:
             log.debug("the engine of %s", name, exc_info=True)

@@ -1,0 +1,64 @@
+"""Scores seen before: bounded, expiring, without prompt text."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+
+from cachetools import TTLCache
+
+from tierserve.core import Prompt
+
+
+class ScoreCache:
+    """Prompt -> score. Keeps scores, not tiers, so that it outlives a move of the threshold.
+
+    A key is a digest of all that is scored. Whoever asks for a score that is being computed waits for that one.
+    """
+
+    def __init__(self, entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.hits = 0
+        self.misses = 0
+        self._scores: TTLCache[bytes, float] = TTLCache(entries, ttl_s, clock)
+        self._computing: dict[bytes, asyncio.Task[float]] = {}
+
+    def peek(self, prompt: Prompt) -> float | None:
+        """The score, if it is known; uncounted."""
+        return self._scores.get(_key(prompt))
+
+    def find(self, prompt: Prompt) -> float | None:
+        known = self.peek(prompt)
+        if known is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return known
+
+    async def compute(self, prompt: Prompt, score: Callable[[Prompt], Awaitable[float]]) -> float:
+        """Score a prompt that is not known, once for all who wait for it, and keep it."""
+        key = _key(prompt)
+        task = self._computing.get(key)
+        if task is None:
+            task = self._computing[key] = asyncio.create_task(self._keep(key, prompt, score), name="score")
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(task)  # one of them may go away; the others still wait
+
+    async def close(self) -> None:
+        for task in self._computing.values():
+            task.cancel()
+        await asyncio.gather(*self._computing.values(), return_exceptions=True)
+
+    async def _keep(self, key: bytes, prompt: Prompt, score: Callable[[Prompt], Awaitable[float]]) -> float:
+        found = await score(prompt)
+        if self._scores.maxsize:
+            self._scores[key] = found
+        return found
+
+    def _forget(self, key: bytes, done: asyncio.Task[float]) -> None:
+        del self._computing[key]
+        if not done.cancelled():
+            done.exception()  # seen, also where nobody waits any more
+
+
+def _key(prompt: Prompt) -> bytes:
+    return hashlib.blake2b(f"{prompt.turns} {prompt.text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
