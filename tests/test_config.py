@@ -39,6 +39,23 @@ def test_defaults_are_the_article_s(tmp_path: Path) -> None:
     assert config.tiers[Role.SMALL].name == "s"
 
 
+@pytest.mark.parametrize("off", ["off", "'off'", "false", "null"])
+def test_what_can_be_off_can_be_written_so(off: str, tmp_path: Path) -> None:
+    text = yaml.safe_dump({"tiers": TIERS}) + f"router: {{load: {off}, conversations: {off}}}"
+    router = config_of(tmp_path, text).router
+    assert router.load is router.conversations is None
+    jsonschema.validate(yaml.safe_load(text), json.loads(schema()))
+
+
+def test_a_share_to_hold_and_a_threshold_to_start_from_go_together(tmp_path: Path) -> None:
+    router = {"threshold": 3.5, "target_large_share": 0.15, "threshold_min": 2, "load": {"large_queue": 8}}
+    tiers = json.loads(json.dumps(TIERS))
+    tiers["large"]["remote"]["max_num_seqs"] = 64
+    text = yaml.safe_dump({"tiers": tiers, "router": router})
+    assert config_of(tmp_path, text).router.target_large_share == 0.15
+    jsonschema.validate(yaml.safe_load(text), json.loads(schema()))
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = config_of(tmp_path, yaml.safe_dump({"tiers": TIERS}))
     assert config.tiers.small.engine == {"model": str(tmp_path / "s")}
@@ -54,6 +71,18 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ),
         ({"tiers": TIERS, "router": {"xyz": 1}}, "known here: encoder, scorer, threshold, target_large_share"),
         ({"tiers": TIERS, "router": {"threshold": 11}}, "router.threshold: Input should be less than or equal to 10"),
+        ({"tiers": TIERS, "router": {"target_large_share": 1.5}}, "router.target_large_share: Input should be less"),
+        ({"tiers": TIERS, "router": {"target_large_share": 0}}, "router.target_large_share: Input should be greater"),
+        (
+            {"tiers": TIERS, "router": {"target_large_share": 0.1, "threshold_min": 5}},
+            "router: `threshold`, where it starts, must lie within `threshold_min` and `threshold_max`",
+        ),
+        ({"tiers": TIERS, "router": {"threshold_max": 5}}, "router: `threshold_min` and `threshold_max` need"),
+        ({"tiers": TIERS, "router": {"load": {}}}, "router.load: set `large_queue`, `small_queue` or both"),
+        ({"tiers": TIERS, "router": {"load": {"larg_queue": 3}}}, "did you mean `large_queue`?"),
+        ({"tiers": TIERS, "router": {"load": True}}, "router.load: is no section"),
+        ({"tiers": TIERS, "router": {"load": {"large_queue": 3}}}, "needs tiers.large.remote.max_num_seqs"),
+        ({"tiers": TIERS, "router": {"conversations": {"ttl": 3}}}, "router.conversations.ttl: unknown option"),
         ({"tiers": TIERS, "server": {"port": "high"}}, "server.port: Input should be a valid integer"),
         ({"tiers": TIERS, "server": {"port": 70000}}, "(it is 70000)"),
         ({"tiers": {"small": TIERS["small"]}}, "tiers.large: missing — add it"),

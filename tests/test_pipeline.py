@@ -12,6 +12,7 @@ from tierserve.config import RouterConfig
 from tierserve.core import Call, Cause, Decision, Kind, Outcome, Prompt, Role, Status
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.pipeline import Answer, Pipeline
+from tierserve.router.conversations import identify
 from tierserve.router.router import Router, build_policy
 from tierserve.tiers.base import TierState
 from tierserve.tiers.pair import TierPair
@@ -35,16 +36,20 @@ def word_router(**options: Any) -> Router:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.small, self.large = ScriptedTier("s"), ScriptedTier("l")
         self.outcomes: list[Outcome] = []
-        self.router = word_router()
+        self.router = word_router(**options)
         self.tiers = TierPair(self.small, self.large)
         ticks = iter(range(1000))
         self.pipeline = Pipeline(self.router, self.tiers, self.outcomes.append, lambda: float(next(ticks)))
 
-    async def answer(self, text: str = SIMPLE, stream: bool = False, forced: Any = None) -> Answer:
-        return await self.pipeline.answer(Call("id", Kind.CHAT, {}, (Prompt(text),), stream, forced))
+    async def answer(
+        self, text: str = SIMPLE, stream: bool = False, forced: Any = None, session: str | None = None
+    ) -> Answer:
+        conversation = identify([("user", text)], session)
+        call = Call("id", Kind.CHAT, {}, (Prompt(text),), stream, forced, conversation=conversation)
+        return await self.pipeline.answer(call)
 
     @property
     def outcome(self) -> Outcome:
@@ -53,8 +58,9 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    bench = Bench()
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """With a parameter: the router's options."""
+    bench = Bench(**getattr(request, "param", {}))
     await bench.router.start()
     for tier in bench.tiers:
         await tier.start()
@@ -234,3 +240,60 @@ async def test_a_tier_that_still_loads_is_answered_for_by_the_other(bench: Bench
     bench.large.state = TierState.LOADING
     answer = await bench.answer(HARD)
     assert (answer.tier, answer.decision.cause) == ("s", Cause.FAILOVER)
+
+
+async def test_a_conversation_that_outgrew_the_small_tier_is_not_offered_to_it_again(bench: Bench) -> None:
+    bench.small.script = [ContextOverflow("too long")]
+    assert (await bench.answer(session="a")).decision.cause is Cause.CONTEXT
+    bench.small.script = ["Hello"]
+    for text, cause in ((SIMPLE, Cause.FOLLOW_UP), ("simple_but_too_long_for_a_follow_up", Cause.CONVERSATION)):
+        assert (await bench.answer(text, session="a")).decision == Decision(Role.LARGE, cause)
+
+
+async def test_a_conversation_returns_to_the_tier_that_had_failed(bench: Bench) -> None:
+    bench.small.script = [TierUnavailable("gone")]
+    assert (await bench.answer(session="a")).tier == "l"
+    bench.small.script = ["Hello"]
+    assert (await bench.answer("go on", session="a")).decision == Decision(Role.SMALL, Cause.FOLLOW_UP)
+
+
+LOAD = {"load": {"large_queue": 1, "small_queue": 1, "band": 2.0}}
+
+
+@pytest.mark.parametrize("bench", [LOAD], indirect=True)
+@pytest.mark.parametrize(("text", "first", "second"), [("a b", "large", "small"), (SIMPLE, "small", "large")])
+async def test_what_lies_near_the_threshold_avoids_a_queue(bench: Bench, text: str, first: str, second: str) -> None:
+    """One slot and one in the queue are allowed; the next goes elsewhere, until the queue is gone."""
+    bench.small.slots = bench.large.slots = 1
+    bench.small.script = bench.large.script = ["a", asyncio.Event()]
+    streams = [await bench.answer(text, stream=True) for _ in range(3)]
+    assert {answer.tier for answer in streams} == {getattr(bench, first).name}
+    moved = await bench.answer(text, stream=True)
+    assert (moved.tier, moved.decision.cause) == (getattr(bench, second).name, Cause.LOAD)
+    for answer in (moved, streams.pop()):
+        assert answer.events is not None
+        await answer.events.aclose()
+    streams.append(await bench.answer(text, stream=True))
+    assert streams[-1].tier == getattr(bench, first).name
+    for answer in streams:
+        assert answer.events is not None
+        await answer.events.aclose()
+
+
+@pytest.mark.parametrize("bench", [LOAD], indirect=True)
+async def test_no_prompt_is_moved_to_a_tier_that_is_not_ready(bench: Bench) -> None:
+    bench.small.slots = 1
+    bench.small.running, bench.large.state = 5, TierState.LOADING
+    assert (await bench.answer()).decision.cause is Cause.SCORE
+    bench.small.running = 0
+
+
+@pytest.mark.parametrize("bench", [{"target_large_share": 0.2}], indirect=True)
+async def test_the_share_is_held_over_what_is_answered_and_a_look_does_not_count(bench: Bench) -> None:
+    ticks = iter(range(10**6))
+    pipeline = Pipeline(bench.router, bench.tiers, bench.outcomes.append, lambda: float(next(ticks)))
+    for _ in range(600):
+        await pipeline.answer(Call("id", Kind.CHAT, {}, (Prompt(HARD),)))
+        for _ in range(3):
+            await pipeline.decide(Call("id", Kind.CHAT, {}, (Prompt(SIMPLE),)))
+    assert [outcome.tier for outcome in bench.outcomes].count("l") == pytest.approx(120, abs=5)

@@ -149,6 +149,7 @@ def test_what_says_little_by_itself_is_a_follow_up(text: str) -> None:
     [
         "Prove it.",
         "now IMPLEMENT that",
+        "Explain monads",
         "x^2 = 2",
         "fix f(x)",
         "`rm -rf`",

@@ -9,14 +9,14 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from tests.test_pipeline import HARD, SIMPLE, Words
+from tests.test_pipeline import HARD, SIMPLE, word_router
 from tierserve.config import NodeConfig
 from tierserve.core import Outcome, Status
 from tierserve.errors import TierBusy, TierUnavailable
 from tierserve.pipeline import Pipeline
-from tierserve.router.router import Router
 from tierserve.server.api import DRAINING, IN_FLIGHT, create_app
 from tierserve.telemetry.metrics import Metrics
+from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.base import TierState
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
@@ -27,6 +27,11 @@ CONFIG = NodeConfig.model_validate(
         "tiers": {"small": {"name": "s", "engine": {"model": "m"}}, "large": {"name": "l", "engine": {"model": "m"}}},
     }
 )
+
+
+ANSWER = {"role": "assistant", "content": "Well."}
+LONG = "simple,but_longer_than_a_follow_up"
+HARDER = f"{HARD}, longer than a follow-up"
 
 
 @dataclass
@@ -42,14 +47,35 @@ class Api:
         body = {"model": "auto", "messages": [{"role": "user", "content": text}]} | options
         return await self.client.post("/v1/chat/completions", json=body, headers=headers)
 
+    async def routed(self, *said: str, path: str = "/v1/chat/completions", session: str | None = None) -> str:
+        """Tier and cause for a conversation in which the user said this."""
+        messages = [message for text in said for message in ({"role": "user", "content": text}, ANSWER)][:-1]
+        headers = {} if session is None else {"x-session-id": session}
+        response = await self.client.post(path, json={"messages": messages}, headers=headers)
+        assert response.status == 200, await response.text()
+        return f"{response.headers['x-tierserve-tier']} {response.headers['x-tierserve-cause']}"
+
+    async def metric(self, name: str) -> float:
+        lines = (await (await self.client.get("/metrics")).text()).splitlines()
+        (value,) = [line.split()[-1] for line in lines if line.startswith(f"{name} ")]
+        return float(value)
+
 
 @pytest.fixture
-async def api() -> AsyncIterator[Api]:
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
+    """With a parameter: the router's options."""
     small, large = ScriptedTier("s"), ScriptedTier("l")
-    tiers, router, outcomes = TierPair(small, large), Router(lambda: (Words(), Words())), list[Outcome]()
+    tiers, router, outcomes = TierPair(small, large), word_router(**getattr(request, "param", {})), list[Outcome]()
     await router.start()
     await tiers.start()
-    app = create_app(CONFIG, Pipeline(router, tiers, outcomes.append), router, tiers, Metrics(["s", "l"]))
+    metrics, share = Metrics(["s", "l"]), LargeShare(0.3)
+    metrics.watch_share(share)
+
+    def record(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        share.record(outcome)
+
+    app = create_app(CONFIG, Pipeline(router, tiers, record), router, tiers, metrics)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         yield Api(client, small, large, outcomes)
     await router.close()
@@ -224,3 +250,80 @@ async def test_a_stream_that_breaks_off_ends_in_an_error_event(api: Api) -> None
     assert done == "data: [DONE]"
     assert "error" in json.loads(events[-1].removeprefix("data: "))
     assert api.outcomes[0].status is Status.ERROR
+
+
+async def test_a_conversation_stays_with_its_tier_by_what_was_said(api: Api) -> None:
+    assert await api.routed(HARD) == "l score"
+    assert await api.routed(HARD, "thanks") == "l follow_up"
+    assert await api.routed(HARD, "thanks", LONG) == "l conversation"
+    assert await api.routed(SIMPLE) == "s score"
+    assert await api.routed(SIMPLE, "and then?") == "s follow_up"
+    assert await api.routed(SIMPLE, "and then?", HARDER) == "l score"
+    assert await api.routed(SIMPLE, "and then?", HARDER, "yes") == "l follow_up"
+    assert await api.routed(SIMPLE, "yes") == "s follow_up", "another who began alike"
+
+
+async def test_a_conversation_stays_with_its_tier_by_its_session(api: Api) -> None:
+    assert await api.routed(HARD, session="mine") == "l score"
+    assert await api.routed("thanks", session="mine") == "l follow_up"
+    assert await api.routed(LONG, session="mine") == "l conversation"
+    assert await api.routed("thanks", session="yours") == "s score"
+
+
+@pytest.mark.parametrize("api", [{"conversations": None}], indirect=True)
+async def test_with_conversations_off_each_prompt_is_scored(api: Api) -> None:
+    assert await api.routed(HARD, session="mine") == "l score"
+    assert await api.routed("thanks", session="mine") == "s score"
+
+
+@pytest.mark.parametrize("session", ["", "a b", "x" * 129])
+async def test_a_session_id_that_can_t_be_one_is_a_400_on_every_path(api: Api, session: str) -> None:
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": SIMPLE}]}),
+        ("/v1/completions", {"prompt": SIMPLE}),
+        ("/v1/route", {"prompt": SIMPLE}),
+    ):
+        response = await api.client.post(path, json=body, headers={"x-session-id": session})
+        assert response.status == 400
+        assert "x-session-id must be 1 to 128" in str((await error_of(response))["message"])
+
+
+async def test_route_tells_of_conversations_and_keeps_none(api: Api) -> None:
+    for _ in range(2):
+        assert await api.routed(HARD, path="/v1/route", session="mine") == "l score"
+        assert await api.routed("thanks", path="/v1/route", session="mine") == "s score"
+    await api.routed(HARD, session="mine")
+    assert await api.routed("thanks", path="/v1/route", session="mine") == "l follow_up"
+    assert await api.metric("tierserve_route_cache_misses_total") == 1
+
+
+@pytest.mark.parametrize("api", [{"target_large_share": 0.2}], indirect=True)
+async def test_a_share_to_hold_moves_the_threshold(api: Api) -> None:
+    assert await api.metric("tierserve_router_threshold") == 4
+    for _ in range(60):
+        await api.routed(HARD)
+    assert await api.metric("tierserve_router_threshold") == 9
+    body = {"messages": [{"role": "user", "content": SIMPLE}]}
+    assert (await (await api.client.post("/v1/route", json=body)).json())["threshold"] == 9
+    for _ in range(300):
+        await api.routed(HARD)
+    late = [outcome.tier for outcome in api.outcomes[-200:]]
+    assert late.count("l") == pytest.approx(40, abs=10)
+
+
+async def test_the_large_tier_s_share_is_told_and_warned_of(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        await api.routed(HARD)
+    assert await api.metric("tierserve_large_share") == 1
+    assert await api.metric("tierserve_large_share_high") == 0
+    for _ in range(80):
+        await api.routed(HARD)
+    assert await api.metric("tierserve_large_share_high") == 1
+    assert caplog.text.count("routed requests went to the large tier") == 1
+
+
+async def test_the_cache_is_counted(api: Api) -> None:
+    for text in (SIMPLE, SIMPLE, HARD, SIMPLE):
+        await api.routed(text)
+    assert await api.metric("tierserve_route_cache_hits_total") == 2
+    assert await api.metric("tierserve_route_cache_misses_total") == 2

@@ -68,6 +68,24 @@ def test_what_the_user_said_last_is_scored(messages: list[Any], scored: str) -> 
     assert read({"messages": messages}).prompts[0].text == scored
 
 
+def test_turns_are_how_often_the_user_has_spoken() -> None:
+    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    assert read({"messages": [user]}).prompts == (Prompt("a", 1),)
+    assert read({"messages": [user, assistant, user, assistant]}).prompts == (Prompt("a", 2),)
+    assert read({"messages": [assistant]}).prompts == (Prompt("b", 1),)
+
+
+def test_a_conversation_is_known_by_its_session_or_by_what_was_said() -> None:
+    body = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]}
+    parts = [{"type": "text", "text": "a"}]
+    later = {"messages": [*body["messages"][:1], {"role": "user", "content": parts}, {"role": "assistant"}]}
+    later["messages"].append({"role": "user", "content": "b"})
+    assert read(body).conversation.key in read(later).conversation.earlier
+    sessions = [read_call(Kind.CHAT, dict(b), TIERS, "id", session_id="x").conversation for b in (body, later)]
+    assert sessions[0] == sessions[1]
+    assert read({"prompt": "a"}, Kind.COMPLETION).conversation is None
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tierserve.config import RemoteConfig
-from tierserve.core import Call, Kind
+from tierserve.core import Call, Kind, Queue
 from tierserve.errors import (
     ConfigError,
     ContextOverflow,
@@ -49,9 +49,11 @@ async def elsewhere() -> AsyncIterator[tuple[Elsewhere, RemoteTier]]:
     app = web.Application()
     app.add_routes([web.get("/v1/models", server.models), web.post("/v1/chat/completions", server.chat)])
     async with TestServer(app) as running:
-        tier = RemoteTier("ours", RemoteConfig(url=str(running.make_url("/v1")), model="m", timeout_s=1), "tiers.large")
+        config = RemoteConfig(url=str(running.make_url("/v1")), model="m", timeout_s=1, max_num_seqs=1)
+        tier = RemoteTier("ours", config, "tiers.large")
         await tier.start()
         yield server, tier
+        assert tier.queue == Queue(waiting=0, has_room=True), "a request that has ended still counts"
         await tier.stop()
 
 
@@ -197,6 +199,20 @@ async def test_usage_is_always_asked_for_and_shown_only_to_who_asked(
     reply = await tier.generate(call(stream=True, stream_options={"include_usage": True}))
     assert reply.events is not None
     assert b"usage" in b"".join([event async for event in reply.events])
+
+
+async def test_what_it_is_busy_with_is_its_queue(elsewhere: tuple[Elsewhere, RemoteTier]) -> None:
+    server, tier = elsewhere
+    server.answer = streamed(event(CHUNK), b"data: [DONE]\n\n")
+    first, second = [await tier.generate(call(stream=True)) for _ in range(2)]
+    assert first.events is not None and second.events is not None
+    assert tier.queue == Queue(waiting=1, has_room=False)
+    await first.events.aclose()
+    assert tier.queue == Queue(waiting=0, has_room=False)
+    await second.events.aclose()
+    unknown = RemoteTier("ours", RemoteConfig(url=tier._url, model="m"), "tiers.large")
+    unknown._unfinished = 1000
+    assert unknown.queue == Queue()
 
 
 async def test_a_model_that_is_not_there_stops_the_start(elsewhere: tuple[Elsewhere, RemoteTier]) -> None:
