@@ -272,6 +272,29 @@ def test_health_ready_and_metrics(node: Node, client: openai.OpenAI) -> None:
         ), f"{tier}'s engine has no metrics"
 
 
+def test_what_waits_for_a_place_in_the_batch_is_counted(node: Node) -> None:
+    """configs/lab.yaml gives a batch 64 places."""
+    body = {"model": "lab-small", "messages": said(SIMPLE), "n": 80, "max_tokens": 500, "ignore_eos": True}
+    asking = threading.Thread(target=post, args=(node, "/v1/chat/completions", json.dumps(body).encode()))
+    asking.start()
+    series = 'tierserve_tier_waiting{tier="lab-small"}'
+    node.wait_for(lambda: node.metric(series) == 16, "16 to wait")
+    asking.join()
+    assert node.metric(series) == 0
+
+
+@pytest.mark.parametrize("session", [None, "a-session"])
+def test_a_conversation_stays_with_its_tier(client: openai.OpenAI, session: str | None) -> None:
+    messages = said(HARD)
+    for expected in (("score", "cache"), ("follow_up",)):
+        raw = client.chat.completions.with_raw_response.create(
+            model="auto", messages=messages, max_tokens=4, extra_headers={"x-session-id": session} if session else {}
+        )
+        assert raw.headers["x-tierserve-tier"] == "lab-large"
+        assert raw.headers["x-tierserve-cause"] in expected
+        messages = [*messages, {"role": "assistant", "content": "Well."}, *said("thanks")]
+
+
 BAD = [
     (b"", "the body is not valid JSON"),
     (b"{", "the body is not valid JSON"),
@@ -375,7 +398,7 @@ def test_too_large_a_body_is_a_413(node: Node) -> None:
 
 def test_bad_headers_are_a_400(node: Node) -> None:
     body = json.dumps({"messages": said(SIMPLE), "max_tokens": 1}).encode()
-    for headers in ({"x-request-id": "a b"}, {"x-tierserve-tier": "medium"}):
+    for headers in ({"x-request-id": "a b"}, {"x-tierserve-tier": "medium"}, {"x-session-id": "a b"}):
         status, _, answer = post(node, "/v1/chat/completions", body, headers)
         assert status == 400
         assert "error" in answer

@@ -14,7 +14,7 @@ import pytest
 from node import Node
 
 from tierserve.config import RemoteConfig, TierConfig
-from tierserve.core import Call, Kind, Prompt
+from tierserve.core import Call, Kind, Prompt, Queue
 from tierserve.errors import ContextOverflow, RequestError, TierUnavailable
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.remote import RemoteTier
@@ -207,6 +207,7 @@ async def test_many_at_once_each_get_their_own_answer(kit: Kit) -> None:
         events = [json.loads(reply.body)] if reply.events is None else await read(reply.events)
         assert all(call.id in event["id"] for event in events)
     await kit.until_unfinished(0)
+    assert kit.tier.queue == Queue(waiting=0, has_room=True)
 
 
 @pytest.mark.parametrize("stream", [False, True])
