@@ -81,6 +81,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"tiers": TIERS, "router": {"load": {}}}, "router.load: set `large_queue`, `small_queue` or both"),
         ({"tiers": TIERS, "router": {"load": {"larg_queue": 3}}}, "did you mean `large_queue`?"),
         ({"tiers": TIERS, "router": {"load": True}}, "router.load: is no section"),
+        ({"tiers": TIERS, "router": {"conversations": 0}}, "router.conversations: is no section"),
         ({"tiers": TIERS, "router": {"load": {"large_queue": 3}}}, "needs tiers.large.remote.max_num_seqs"),
         ({"tiers": TIERS, "router": {"conversations": {"ttl": 3}}}, "router.conversations.ttl: unknown option"),
         ({"tiers": TIERS, "server": {"port": "high"}}, "server.port: Input should be a valid integer"),

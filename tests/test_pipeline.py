@@ -13,7 +13,8 @@ from tierserve.core import Call, Cause, Decision, Kind, Outcome, Prompt, Role, S
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.conversations import identify
-from tierserve.router.router import Router, build_policy
+from tierserve.router.policy import build_policy
+from tierserve.router.router import Router
 from tierserve.tiers.base import TierState
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier

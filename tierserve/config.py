@@ -97,7 +97,7 @@ class LoadConfig(Section):
 
 
 def _off_is_none(value: Any) -> Any:
-    return None if value in (False, "off") else value  # YAML 1.1 reads a bare `off` as false
+    return None if value is False or value == "off" else value  # YAML 1.1 reads a bare `off` as false
 
 
 def _or_off(section: type[Section]) -> BeforeValidator:

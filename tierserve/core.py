@@ -106,10 +106,10 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the two tiers have to do."""
+    """What the two tiers have to do. None: the tier can't answer now."""
 
-    small: Queue = Queue()
-    large: Queue = Queue()
+    small: Queue | None = Queue()
+    large: Queue | None = Queue()
 
 
 @dataclass(slots=True)

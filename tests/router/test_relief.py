@@ -23,6 +23,8 @@ def queue(waiting: int) -> Queue:
         (Role.SMALL, Load(small=queue(20)), Role.SMALL),
         (Role.SMALL, Load(queue(21), FULL), Role.SMALL),
         (Role.SMALL, Load(large=queue(99)), Role.SMALL),
+        (Role.LARGE, Load(None, queue(99)), Role.LARGE),
+        (Role.SMALL, Load(queue(99), None), Role.SMALL),
     ],
 )
 def test_a_tier_is_relieved_beyond_its_limit_by_one_with_room(role: Role, load: Load, expected: Role) -> None:

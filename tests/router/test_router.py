@@ -12,7 +12,8 @@ from tierserve.config import RouterConfig
 from tierserve.core import Call, Cause, Conversation, Decision, Kind, Load, Prompt, Queue, Role
 from tierserve.errors import TierUnavailable
 from tierserve.router.encoder import Vectors
-from tierserve.router.router import Router, build_policy, build_router
+from tierserve.router.policy import build_policy
+from tierserve.router.router import Router, build_router
 
 SMALL, LARGE = Role.SMALL, Role.LARGE
 

@@ -19,9 +19,10 @@ class Relief:
     def role_for(self, role: Role, score: float, threshold: float, load: Load) -> Role:
         """The tier that a prompt should go to, instead of `role`, which its score says.
 
-        Down, unless the small tier is overloaded as well; up, only while a request would start at once up there.
+        Down, unless the small tier is overloaded as well; up, only while a request would start at once up there. Where
+        one tier can't answer, none is relieved.
         """
-        if abs(score - threshold) > self.band:
+        if abs(score - threshold) > self.band or load.small is None or load.large is None:
             return role
         small_overloaded = _exceeds(load.small.waiting, self.small_queue)
         if role is Role.LARGE:

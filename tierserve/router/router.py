@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,11 +10,9 @@ from numpy.typing import NDArray
 
 from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
 from tierserve.errors import TierUnavailable
-from tierserve.router.cache import ScoreCache
-from tierserve.router.controller import FixedThreshold, ShareController, Threshold
-from tierserve.router.conversations import Conversations, Standing, is_short_follow_up
+from tierserve.router.conversations import Standing, is_short_follow_up
 from tierserve.router.encoder import Encoder, EncoderThread, load_encoder
-from tierserve.router.relief import Relief
+from tierserve.router.policy import Policy, build_policy
 from tierserve.router.seeds import SeedScorer
 from tierserve.threads import load_beside
 
@@ -28,17 +25,6 @@ log = logging.getLogger(__name__)
 class Scorer(Protocol):
     def score(self, prompt: Prompt, vector: NDArray[np.float32]) -> float:
         """Complexity, 0 (trivial) to 10 (hard), finite; `vector` is the text's, unit, shape (dimensions,)."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The rules beside the score, each of which remembers or measures something."""
-
-    threshold: Threshold
-    cache: ScoreCache
-    conversations: Conversations
-    short_follow_up_chars: int = 24
-    relief: Relief | None = None
 
 
 class Router:
@@ -180,18 +166,3 @@ def build_router(config: "RouterConfig") -> Router:
         return encoder, SeedScorer(encoder)
 
     return Router(load, build_policy(config))
-
-
-def build_policy(config: "RouterConfig") -> Policy:
-    threshold: Threshold = FixedThreshold(config.threshold)
-    if config.target_large_share is not None:
-        bounds = config.threshold_min, config.threshold_max
-        threshold = ShareController(config.target_large_share, config.threshold, *bounds)
-    kept = config.conversations
-    return Policy(
-        threshold,
-        ScoreCache(config.cache_entries, config.cache_ttl_s),
-        Conversations(kept.entries, kept.ttl_s) if kept else Conversations(0, 0),
-        kept.short_follow_up_chars if kept else 0,
-        Relief(config.load.large_queue, config.load.small_queue, config.load.band) if config.load else None,
-    )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tierserve.core import Kind, Load, Queue, Role
+from tierserve.core import Kind, Load, Role
 from tierserve.threads import load_beside
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.placement import check_placement, describe, share_a_device
@@ -39,8 +39,7 @@ class TierPair:
         return all(tier.state is TierState.READY for tier in self)
 
     def load(self) -> Load:
-        """A tier that is not ready has no room."""
-        small, large = (tier.queue if tier.state is TierState.READY else Queue(has_room=False) for tier in self)
+        small, large = (tier.queue if tier.state is TierState.READY else None for tier in self)
         return Load(small, large)
 
     def role_of(self, name: str) -> Role | None:
