@@ -48,9 +48,10 @@ class ShareController:
     - The threshold is the (1 - a)-quantile of the last `window` scores, so that after a change of the traffic it is
       right again within a window, wherever the scores now lie and however near they lie to each other.
     - a, the share asked of that quantile, integrates what was missed: a += gain * (target - large). That is adaptive
-      conformal inference (Gibbs and Candès, 2021, arXiv:2106.00170, equation 2): as long as a is not held at 0 or 1,
-      the share over any T decisions lies within 1 / (gain * T) of the target, for any sequence of scores, drifting or
-      hostile. It also makes room for conversations that stay up, which no threshold moves.
+      conformal inference (Gibbs and Candès, 2021, arXiv:2106.00170, equation 2): below 0 no prompt goes up and above 1
+      each does, so a comes back, and the share over any T decisions lies within (1 + 2 * gain) / (gain * T) of the
+      target, for any sequence of scores, drifting or hostile. It also makes room for conversations that stay up, which
+      no threshold moves.
 
     Where many scores are equal no threshold has the target's share above it. Those at the threshold are then divided:
     of each run the fraction that is needed goes to the large tier, evenly spread, by no chance. So equal prompts may go
@@ -89,7 +90,8 @@ class ShareController:
         return score > self.value
 
     def observe(self, score: float | None, large: bool) -> None:
-        self._asked = min(max(self._asked + self._gain * (self.target - large), 0.0), 1.0)
+        asked = self._asked + self._gain * (self.target - large)
+        self._asked = min(max(asked, -self._gain), 1 + self._gain)  # what conversations and bounds decide has no end
         if score is None:
             return
         if abs(score - self.value) <= _SAME:
@@ -106,6 +108,10 @@ class ShareController:
 
     def _follow(self) -> None:
         """Put the threshold at the quantile, and find how much of what lies on it is still missing above it."""
+        if not 0 <= self._asked <= 1:
+            self._tied_share = float(self._asked > 1)
+            self.value = self._lowest if self._asked > 1 else self._highest
+            return
         count = len(self._sorted)
         wanted = self._asked * count  # so many of the scores should have gone to the large tier
         quantile = self._sorted[min(max(math.ceil(count - wanted) - 1, 0), count - 1)]
