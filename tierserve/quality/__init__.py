@@ -1,0 +1,1 @@
+"""How good the routing is, and how it is made: outcomes, heads, evaluation."""

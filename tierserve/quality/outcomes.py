@@ -1,0 +1,107 @@
+"""Outcome files: how well a small and a large model answered each of many prompts.
+
+    outcomes = read_outcomes([Path("outcomes.jsonl.gz")])
+
+JSON Lines, plain or gzipped. Each row has `prompt`, `small_score` and `large_score` (0 to 1, larger is better);
+`source` (where it stands, else the file's name) and `category` group rows, `turns` counts what the user said so far.
+`python -m tierserve.lab outcomes` writes such a file.
+"""
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tierserve.core import Prompt
+from tierserve.errors import ConfigError
+
+_REMEDY = 'rows look like {"prompt": "...", "small_score": 0, "large_score": 1}'
+# The choices of an exam question: the same question is asked with four of them here and with ten there.
+_CHOICES = re.compile(r"\n+A[.)] ")
+_NO_WORD = re.compile(r"\W+")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Columns of equal length; scores in 0..1."""
+
+    prompts: Sequence[Prompt]
+    small: NDArray[np.float64]
+    large: NDArray[np.float64]
+    sources: NDArray[np.str_]
+    categories: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, rows: NDArray[Any]) -> "Outcomes":
+        """These rows: indices or a mask."""
+        indices = np.arange(len(self))[rows]
+        prompts = [self.prompts[index] for index in indices]
+        return Outcomes(prompts, self.small[rows], self.large[rows], self.sources[rows], self.categories[rows])
+
+    @property
+    def gain(self) -> NDArray[np.float64]:
+        """What the large model wins, -1..1."""
+        return self.large - self.small
+
+    def questions(self) -> NDArray[np.str_]:
+        """What is asked, without choices, case and punctuation: rows that share it must not be divided by a split."""
+        return np.array([_question(prompt.text) for prompt in self.prompts])
+
+    def folds(self, count: int, seed: int) -> NDArray[np.int64]:
+        """A fold, 0 to count - 1, for each row, by its question."""
+        names, where = np.unique(self.questions(), return_inverse=True)
+        return (np.random.default_rng(seed).permutation(len(names)) % count)[where]
+
+
+def read_outcomes(paths: Sequence[Path]) -> Outcomes:
+    """The rows of all files. Raises ConfigError, with file and line."""
+    rows = [row for path in paths for row in _rows(path)]
+    if not rows:
+        raise ConfigError(", ".join(map(str, paths)) or "--data", "holds no outcomes", _REMEDY)
+    prompts, small, large, sources, categories = zip(*rows, strict=True)
+    return Outcomes(prompts, np.array(small), np.array(large), np.array(sources), np.array(categories))
+
+
+def _rows(path: Path) -> Iterator[tuple[Prompt, float, float, str, str]]:
+    default = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _row(line, f"{path}:{number}", default)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"can't be read ({error})", "name a file of JSON Lines, plain or .gz") from None
+
+
+def _row(line: str, where: str, source: str) -> tuple[Prompt, float, float, str, str]:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(where, f"is not JSON ({error})", _REMEDY) from None
+    if not isinstance(data, dict) or not isinstance(text := data.get("prompt"), str) or not text.strip():
+        raise ConfigError(where, "has no `prompt`", _REMEDY)
+    turns = data.get("turns", 1)
+    if not isinstance(turns, int) or turns < 1:
+        raise ConfigError(where, "`turns` must be a number from 1", "leave it out, or count the user's messages")
+    small, large = (_score(data, name, where) for name in ("small_score", "large_score"))
+    return Prompt(text, turns), small, large, str(data.get("source") or source), str(data.get("category") or "")
+
+
+def _score(data: dict[str, Any], name: str, where: str) -> float:
+    value = data.get(name)
+    if isinstance(value, bool | int | float) and math.isfinite(value) and 0 <= value <= 1:
+        return float(value)
+    raise ConfigError(where, f"`{name}` must be a number from 0 to 1 (it is {value!r})", _REMEDY)
+
+
+def _question(text: str) -> str:
+    return _NO_WORD.sub(" ", _CHOICES.split(text, maxsplit=1)[0].lower()).strip() or text
