@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tierserve.config import RouterConfig
 from tierserve.core import Cause, Decision, Role
 from tierserve.errors import TierUnavailable
-from tierserve.router.encoder import Vectors
+from tierserve.router.network import Vectors
 from tierserve.router.router import Router, build_router
 
 

