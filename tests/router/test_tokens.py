@@ -17,17 +17,16 @@ def tokenizer() -> SentenceTokenizer:
 
 
 def test_a_text_is_framed_and_not_padded(tokenizer: SentenceTokenizer) -> None:
-    ids = tokenizer.ids("What is Python?")
+    (ids,) = tokenizer.ids(["What is Python?"])
     assert len(ids) == 6
     assert (ids[0], ids[-1]) == (FIRST, LAST)
-    assert tokenizer.ids("") == [FIRST, LAST]
+    assert tokenizer.ids([""]) == [[FIRST, LAST]]
 
 
 @pytest.mark.parametrize("words", [29, 30, 31, 500, 100_000])
 def test_of_a_long_text_both_ends_are_read(tokenizer: SentenceTokenizer, words: int) -> None:
     start, end = "one " * 15, " two" * 15
-    whole = tokenizer.ids(start + "and " * (words - 30) + end)
-    one, two = tokenizer.ids("one")[1], tokenizer.ids("two")[1]
+    whole, (_, one, _), (_, two, _) = tokenizer.ids([start + "and " * (words - 30) + end, "one", "two"])
     assert len(whole) == 32
     assert whole.count(one) == 15
     assert whole.count(two) == 15
@@ -36,30 +35,37 @@ def test_of_a_long_text_both_ends_are_read(tokenizer: SentenceTokenizer, words: 
 def test_what_stands_in_the_middle_of_a_long_text_counts_for_nothing(tokenizer: SentenceTokenizer) -> None:
     for size in (200, 100_000):
         middle = "word " * size
-        assert tokenizer.ids(f"begin {middle} x {middle} end") == tokenizer.ids(f"begin {middle} y {middle} end")
-        assert tokenizer.ids(f"begin {middle} end") != tokenizer.ids(f"begin {middle} fin")
-        assert tokenizer.ids(f"begin {middle} end") != tokenizer.ids(f"start {middle} end")
+        text, other_middle, other_end, other_start = tokenizer.ids(
+            [f"begin {middle} x {middle} end", f"begin {middle} y {middle} end", f"begin {middle} fin", middle + "end"]
+        )
+        assert text == other_middle
+        assert text != other_end
+        assert text != other_start
 
 
-def test_megabytes_are_not_tokenized_whole(tokenizer: SentenceTokenizer) -> None:
-    read: list[int] = []
-    inner = tokenizer._inner
+def test_megabytes_are_not_tokenized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = SentenceTokenizer(FOLDER, max_tokens=32)
+    tokenize, read = tokenizer._inner, []
 
-    class Watched(SentenceTokenizer):
-        def _inner(self, text: str) -> list[int]:
-            read.append(len(text))
-            return inner(text)
+    def watched(texts: list[str]) -> list[list[int]]:
+        read.extend(texts)
+        return tokenize(texts)
 
-    watched = Watched(FOLDER, max_tokens=32)
-    read.clear()
-    ids = watched.ids("many words " * 1_000_000)
+    monkeypatch.setattr(tokenizer, "_inner", watched)
+    (ids,) = tokenizer.ids(["many words " * 1_000_000])
     assert len(ids) == 32
-    assert sum(read) <= 32 * 16
+    assert sum(map(len, read)) <= 32 * 16
+
+
+def test_texts_together_have_the_ids_they_have_alone(tokenizer: SentenceTokenizer) -> None:
+    texts = ["short", "long " * 10_000, "", "some more words " * 20, "\ud800", "x" * 10_000]
+    assert tokenizer.ids(texts) == [tokenizer.ids([text])[0] for text in texts]
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb" * 1000, "\x00", "🙂" * 5000, "\u202e\ufeff", " " * 100_000])
 def test_any_text_has_ids(tokenizer: SentenceTokenizer, text: str) -> None:
-    assert 2 <= len(tokenizer.ids(text)) <= 32
+    (ids,) = tokenizer.ids([text])
+    assert 2 <= len(ids) <= 32
 
 
 def test_batches_hold_every_row_once_and_only_shapes_that_are_known() -> None:

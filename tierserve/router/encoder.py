@@ -50,7 +50,7 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors, shape (len(texts), dimensions), of any texts whatever; at least one."""
-        sequences = [self._tokenizer.ids(text) for text in texts]
+        sequences = self._tokenizer.ids(texts)
         found = [(rows, self._network(ids, mask)) for rows, ids, mask in batches(sequences)]
         vectors = np.concatenate([vectors for _, vectors in found])
         order = np.argsort([row for rows, _ in found for row in rows])

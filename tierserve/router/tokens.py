@@ -1,13 +1,14 @@
 """Texts to token ids, cut so that beginning and end both count, and put together in batches.
 
     tokenizer = SentenceTokenizer(folder, max_tokens=256)
-    sequences = [tokenizer.ids(text) for text in texts]
+    sequences = tokenizer.ids(texts)
     for rows, ids, mask in batches(sequences):
         vectors[rows] = network(ids, mask)
 
 Every backend reads the same ids.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,10 +29,10 @@ _CALL_TOKENS = 32
 
 
 class SentenceTokenizer:
-    """`ids` is safe to call from one thread at a time."""
-
     def __init__(self, folder: Path, max_tokens: int) -> None:
         """`max_tokens` counts the special ones too."""
+        # Several texts would be shared out to every core. Read by the library, which has no other way to say it.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -41,27 +42,33 @@ class SentenceTokenizer:
         self._room = max_tokens - len(self._first) - len(self._last)
         self._max_characters = max_tokens * _CHARACTERS_PER_TOKEN
 
-    def ids(self, text: str) -> list[int]:
-        """The text's token ids, at most max_tokens: of a longer text the first half and the last half of that."""
-        head = self._room - self._room // 2
-        tail = self._room // 2
-        if len(text) <= self._max_characters:
-            inner = self._inner(text)
-            if len(inner) > self._room:
-                inner = inner[:head] + inner[-tail:]
-        else:
-            half = self._max_characters // 2
-            inner = self._inner(text[:half])[:head] + self._inner(text[-half:])[-tail:]
-        return self._first + inner + self._last
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The texts' token ids, at most max_tokens each: of a longer text the first half and the last half of that."""
+        parts = [self._ends(text) for text in texts]
+        inner = iter(self._inner([part for several in parts for part in several]))
+        return [self._first + self._cut([next(inner) for _ in several]) + self._last for several in parts]
 
-    def _inner(self, text: str) -> list[int]:
-        whole = text.encode("utf-8", "replace").decode()  # half of a surrogate pair, which JSON can hold, becomes "?"
-        ids: list[int] = self._tokenizer.encode(whole, add_special_tokens=False).ids
-        return ids
+    def _ends(self, text: str) -> tuple[str, ...]:
+        if len(text) <= self._max_characters:
+            return (text,)
+        half = self._max_characters // 2
+        return text[:half], text[-half:]
+
+    def _cut(self, parts: list[list[int]]) -> list[int]:
+        if len(parts) == 1 and len(parts[0]) <= self._room:
+            return parts[0]
+        tail = self._room // 2
+        return parts[0][: self._room - tail] + parts[-1][-tail:]
+
+    def _inner(self, texts: list[str]) -> list[list[int]]:
+        whole = [text.encode("utf-8", "replace").decode() for text in texts]  # JSON can hold half of a surrogate pair
+        # Unlike `encode` it lets go of the interpreter's lock, and so of the event loop: 4,000 characters take 1.2 ms.
+        found = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after a text."""
-        inner = self._inner("a")
+        (inner,) = self._inner(["a"])
         framed: list[int] = self._tokenizer.encode("a").ids
         start = framed.index(inner[0])
         return framed[:start], framed[start + len(inner) :]
