@@ -1,6 +1,7 @@
 """The encoder is the real one: all-MiniLM-L6-v2, whose weights come with a package."""
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -132,6 +133,19 @@ async def test_nothing_is_encoded_for_callers_that_have_all_gone() -> None:
     assert (await encoder.embed("c"))[0] == 1
     assert ["b"] not in fake.batches
     assert [] not in fake.batches
+    await encoder.close()
+
+
+async def test_the_event_loop_goes_first() -> None:
+    class Watched(Fake):
+        def encode(self, texts: Sequence[str]) -> Vectors:
+            self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return super().encode(texts)
+
+    watched = Watched()
+    encoder = EncoderThread(watched)
+    await encoder.embed("a")
+    assert watched.niceness > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     await encoder.close()
 
 

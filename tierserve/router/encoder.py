@@ -8,7 +8,10 @@ The event loop never waits on arithmetic:
 """
 
 import asyncio
+import contextlib
 import logging
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from tierserve.config import EncoderConfig
 
 _BATCH = 32
+_NICENESS = 5
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +62,7 @@ class EncoderThread:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder", initializer=_step_back)
         self._waiting: list[tuple[str, asyncio.Future[NDArray[np.float32]]]] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -94,6 +98,16 @@ class EncoderThread:
             for (_, future), vector in zip(batch, vectors, strict=True):
                 if not future.done():  # its caller may have gone away meanwhile
                     future.set_result(vector)
+
+
+def _step_back() -> None:
+    """Let the event loop go first where it has to share a core with this thread.
+
+    With 200 prompts a second, all on one core, the loop woke 2.1 ms late (p99) while both had the same priority, as
+    Linux lets a thread finish its slice; 0.8 ms with this. The cost: a third of the share where others take all cores.
+    """
+    with contextlib.suppress(OSError):  # on systems that know no priority of threads
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
 
 
 def load_encoder(config: "EncoderConfig") -> SentenceEncoder:

@@ -19,8 +19,10 @@ from tierserve.router.network import Ids
 # English runs to about 4.5 characters a token. At 16 no text that fits is cut by its characters; a text of megabytes
 # loses its middle, so that it is not tokenized whole only to be thrown away.
 _CHARACTERS_PER_TOKEN = 16
-# Lengths are rounded up to a multiple, so that a network meets few shapes and has seen them all before it is used.
-_STEP = 8
+# Lengths are padded to these and then to multiples of the last step, so that a network meets few shapes, and has seen
+# them all before it is used.
+_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128)
+_STEP = 32
 # Where all-MiniLM-L6-v2 is at its fastest per text, whatever their length; more spills the core's caches.
 _BATCH_TOKENS = 256
 _BATCH_TEXTS = 8
@@ -91,7 +93,7 @@ def batches(sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Ids
 
 def shapes(max_tokens: int) -> Iterator[tuple[int, int]]:
     """Every shape (texts, tokens) that `batches` gives for sequences of at most max_tokens."""
-    for tokens in range(_STEP, _rounded(max_tokens) + 1, _STEP):
+    for tokens in sorted({_rounded(tokens) for tokens in range(1, max_tokens + 1)}):
         for texts in range(1, _texts_at_once(tokens) + 1):
             yield texts, tokens
 
@@ -106,7 +108,7 @@ def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
 
 
 def _rounded(tokens: int) -> int:
-    return -(-tokens // _STEP) * _STEP
+    return next((length for length in _LENGTHS if length >= tokens), -(-tokens // _STEP) * _STEP)
 
 
 def _texts_at_once(tokens: int) -> int:
