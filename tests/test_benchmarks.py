@@ -32,6 +32,24 @@ def test_disconnect(node: Node) -> None:
     assert target["reached"] == (target["value"] <= target["bound"])
 
 
+def test_router_speed() -> None:
+    report = run("router_speed.py")
+    assert report["benchmark"] == "router_speed"
+    assert [target["name"] for target in report["targets"]] == [
+        "speedup_vs_sentence_transformers_32",
+        "p99_ms_64",
+        "decisions_per_s",
+        "loop_stall_p99_ms",
+        "cached_decision_us",
+    ]
+    assert all(target["value"] > 0 for target in report["targets"])
+    assert all(set(row) == set(report["results"][0]) for row in report["results"])
+    measured = {row["measured"] for row in report["results"]}
+    assert measured == {"encoding", "decisions", "stalls", "cached"}
+    names = " ".join(row["by"] for row in report["results"])
+    assert all(backend in names for backend in ("openvino", "onnx", "sentence-transformers, its default"))
+
+
 def test_a_target_knows_which_way_is_better() -> None:
     assert Target("t", 1, 2, "lower").reached
     assert not Target("t", 3, 2, "lower").reached

@@ -59,7 +59,22 @@ class EncoderConfig(Section):
         pattern="^[0-9a-f]{64}$",
         description="What model.safetensors must hash to. The default model is checked without being told.",
     )
-    max_tokens: int = Field(256, ge=16, le=512, description="Tokens of a prompt that are read; more are cut.")
+    max_tokens: int = Field(
+        256,
+        ge=16,
+        le=512,
+        description="Tokens of a prompt that are read: of a longer one the first and the last half of that.",
+    )
+    backend: Literal["auto", "openvino", "onnx", "sentence-transformers"] = Field(
+        "auto",
+        description="The library that computes. auto: openvino on x86, onnx elsewhere. One that can't be used here is "
+        "replaced by the next of openvino, onnx, sentence-transformers, with a warning that says why.",
+    )
+    threads: int = Field(1, ge=1, le=64, description="Cores that the encoder may use.")
+    cache_folder: str | None = Field(
+        None,
+        description="Where the converted network is kept. Default: $XDG_CACHE_HOME/tierserve, else ~/.cache/tierserve.",
+    )
 
     @property
     def expected_sha256(self) -> str | None:
@@ -109,7 +124,13 @@ class RouterConfig(Section):
     """How a prompt's tier is chosen."""
 
     encoder: EncoderConfig = EncoderConfig()
-    scorer: Literal["seeds"] = Field("seeds", description="seeds: similarity to simple and complex examples.")
+    scorer: Literal["head", "seeds", "length"] = Field(
+        "head",
+        description="head: fitted to outcomes. To compare with: seeds, the article's similarity to six examples; length.",
+    )
+    head: str | None = Field(
+        None, description="A file that `tierserve calibrate` wrote. Default: the one that comes with tierserve."
+    )
     threshold: float = Field(
         4.0,
         ge=0,
@@ -332,6 +353,9 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
         template = tier.chat_template and str((folder / tier.chat_template).resolve())  # it can only be a file
         return tier.model_copy(update={"engine": absolute(tier.engine), "chat_template": template})
 
-    encoder = config.router.encoder.model_copy(update={"model": absolute(config.router.encoder.model)})
+    encoder = config.router.encoder
+    encoder = encoder.model_copy(
+        update={"model": absolute(encoder.model), "cache_folder": absolute(encoder.cache_folder)}
+    )
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
-    return config.model_copy(update={"router": config.router.model_copy(update={"encoder": encoder}), "tiers": tiers})
+    return config.model_copy(update={"router": config.router.model_copy(update={"encoder": encoder, "head": head}), "tiers": tiers})

@@ -2,6 +2,7 @@
 
 TierserveError
 ├── ConfigError            the configuration or what it points at is wrong; names the path in the file and the remedy
+├── BackendUnusable        a library that could run the router's encoder can't be used here; another one does
 ├── TierStartError         an engine did not come up
 ├── RequestError           the caller's request is at fault; says what to change
 │   ├── UnknownModel       `model` is neither `auto` nor a tier's name
@@ -21,6 +22,10 @@ class ConfigError(TierserveError):
     def __init__(self, where: str, problem: str, remedy: str = "") -> None:
         super().__init__(f"{where}: {problem}" + (f" — {remedy}" if remedy else ""))
         self.where, self.problem, self.remedy = where, problem, remedy
+
+
+class BackendUnusable(TierserveError):
+    """The message is the reason; the router goes on with the next backend."""
 
 
 class TierStartError(TierserveError):

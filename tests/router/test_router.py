@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tierserve.config import RouterConfig
 from tierserve.core import Call, Cause, Conversation, Decision, Kind, Load, Prompt, Queue, Role
 from tierserve.errors import TierUnavailable
-from tierserve.router.encoder import Vectors
+from tierserve.router.network import Vectors
 from tierserve.router.policy import build_policy
 from tierserve.router.router import Router, build_router
 

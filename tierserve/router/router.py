@@ -3,28 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
 from tierserve.errors import TierUnavailable
 from tierserve.router.conversations import Standing, is_short_follow_up
 from tierserve.router.encoder import Encoder, EncoderThread, load_encoder
 from tierserve.router.policy import Policy, build_policy
-from tierserve.router.seeds import SeedScorer
+from tierserve.router.scorers import Scorer, build_scorer
 from tierserve.threads import load_beside
 
 if TYPE_CHECKING:
     from tierserve.config import RouterConfig
 
 log = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    def score(self, prompt: Prompt, vector: NDArray[np.float32]) -> float:
-        """Complexity, 0 (trivial) to 10 (hard), finite; `vector` is the text's, unit, shape (dimensions,)."""
 
 
 class Router:
@@ -163,6 +155,6 @@ def build_router(config: "RouterConfig") -> Router:
 
     def load() -> tuple[Encoder, Scorer]:
         encoder = load_encoder(config.encoder)
-        return encoder, SeedScorer(encoder)
+        return encoder, build_scorer(config, encoder)
 
     return Router(load, build_policy(config))

@@ -28,12 +28,12 @@ class SeedScorer:
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        self._simple = encoder.encode(SIMPLE)
-        self._complex = encoder.encode(COMPLEX)
+        self._simple = encoder.encode(SIMPLE)[:, : encoder.own]
+        self._complex = encoder.encode(COMPLEX)[:, : encoder.own]
 
     def score(self, prompt: Prompt, vector: NDArray[np.float32]) -> float:
-        """The vector alone counts. One that is not finite, as of no text at all, scores 10."""
-        simple = max(float(np.max(self._simple @ vector)), 0.0)
-        complex_ = max(float(np.max(self._complex @ vector)), 0.0)
+        """The sentence's own vector alone counts. One that is not finite, as of no text at all, scores 10."""
+        own = vector[: self._simple.shape[1]]
+        simple, complex_ = (max(float(np.max(seeds @ own)), 0.0) for seeds in (self._simple, self._complex))
         score = 10 * complex_ / (simple + complex_ + 0.01)
         return min(max(score, 0.0), 10.0) if np.isfinite(score) else 10.0
