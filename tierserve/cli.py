@@ -3,22 +3,26 @@
     tierserve --config node.yaml                      serve
     tierserve check --config node.yaml                check the file, load nothing
     tierserve route --config node.yaml "a prompt"     which tier a prompt goes to, and why
+    tierserve calibrate --data FILES --out HEAD       fit a head, and its threshold, to outcomes
+    tierserve evaluate --data FILES                   how well scorers spend the large model's calls
     tierserve schema                                  JSON Schema of the file, for editors
 
 Heavy imports stand in the commands that need them: `tierserve --help` answers at once.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tierserve import __version__
 from tierserve.errors import ConfigError, TierserveError
+
+if TYPE_CHECKING:
+    from tierserve.config import RouterConfig
 
 _USAGE_ERROR = 2
 
@@ -79,7 +83,37 @@ def _parser() -> argparse.ArgumentParser:
     route = with_config(command("route", _route, "print the decision for a prompt"))
     route.add_argument("prompt", help="the text to score; - reads it from standard input")
     route.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    _add_calibrate(with_config(command("calibrate", _calibrate, "fit a head, and its threshold, to outcome files")))
+    _add_evaluate(with_config(command("evaluate", _evaluate, "measure on outcome files how well scorers route")))
     return parser
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, nargs="+", default=[], metavar="FILE", help="outcome files (JSON Lines, .gz)"
+    )
+    parser.add_argument(
+        "--traffic", type=Path, nargs="+", default=[], metavar="FILE", help="outcome files of everyday prompts"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="HEAD.npz", help="where the head goes")
+    parser.add_argument(
+        "--kind", choices=("auto", "linear", "kernel", "net", "blend"), default="auto", help="auto: what ranks best"
+    )
+    parser.add_argument("--large-share", type=_share, default=0.15, help="of the prompts, for the threshold")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="outcome files")
+    parser.add_argument("--head", type=Path, metavar="HEAD.npz", help="default: the one that comes with tierserve")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="quality over the large model's share")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
 
 
 def _config_path(arguments: argparse.Namespace) -> Path:
@@ -126,28 +160,60 @@ def _route(arguments: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     if not prompt.strip():
         arguments.parser.error("the prompt is empty")
-    from tierserve.core import Call, Kind, Prompt
-    from tierserve.router.router import build_router
+    from tierserve.router.explanation import explain
 
-    async def decide() -> dict[str, object]:
-        router = build_router(config.router)
-        await router.start()
-        decision = await router.look(Call("route", Kind.CHAT, {}, (Prompt(prompt),)))
-        await router.close()
-        return {
-            "tier": config.tiers[decision.role].name,
-            "role": decision.role,
-            "score": decision.score,
-            "threshold": router.threshold,
-            "cause": decision.cause,
-        }
-
-    decision = asyncio.run(decide())
-    if arguments.json:
-        print(json.dumps(decision))
-    else:
-        relation = "<=" if decision["role"] == "small" else ">"
-        score, threshold = decision["score"], decision["threshold"]
-        why = f"score {score:.2f} {relation} {threshold:g}" if score is not None else str(decision["cause"])
-        print(f"{decision['tier']} ({decision['role']}): {why}")
+    explanation = explain(config.router, prompt)
+    tier = config.tiers[explanation.decision.role].name
+    print(json.dumps({"tier": tier} | explanation.as_json()) if arguments.json else explanation.as_text(tier))
     return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    if not arguments.data and not arguments.traffic:
+        arguments.parser.error("name outcome files: --data, --traffic or both")
+    from tierserve.quality.calibrate import calibrate
+    from tierserve.quality.fit import KINDS
+    from tierserve.quality.outcomes import read_outcomes
+    from tierserve.router.encoder import load_encoder
+
+    if not arguments.out.parent.is_dir():
+        raise ConfigError("--out", f"there is no folder {arguments.out.parent}", "make it first")
+    data, traffic = (read_outcomes(files) if files else None for files in (arguments.data, arguments.traffic))
+    encoder = load_encoder(_router_config(arguments).encoder)
+    kinds = KINDS if arguments.kind == "auto" else (arguments.kind,)
+    head, report = calibrate(encoder, data, traffic, kinds, arguments.large_share)
+    head.save(arguments.out)
+    for kind, apgr in report.apgr.items():
+        print(f"{kind:7} APGR {apgr:.3f} on {report.judged_by}s that it was not fitted on")
+    print(f"{arguments.out}: fitted to {head.note}")
+    print(f"router.threshold: {report.threshold:.2f} sends {arguments.large_share:.0%} to the large tier")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from tierserve.quality import evaluate as evaluation
+    from tierserve.quality.outcomes import read_outcomes
+    from tierserve.router.encoder import load_encoder
+    from tierserve.router.head import DEFAULT
+    from tierserve.router.scorers import load_head
+
+    outcomes = read_outcomes(arguments.data)
+    router = _router_config(arguments)
+    encoder = load_encoder(router.encoder)
+    head = load_head(arguments.head or Path(router.head or DEFAULT), encoder)
+    scores = evaluation.scores_of(encoder, head, outcomes)
+    measured = evaluation.evaluate(scores, outcomes)
+    if arguments.plot:
+        evaluation.plot(arguments.plot, scores, outcomes)
+    if arguments.json:
+        print(json.dumps(evaluation.as_json(arguments.data, measured)))
+    else:
+        print(evaluation.as_table(outcomes, measured))
+    return 0
+
+
+def _router_config(arguments: argparse.Namespace) -> "RouterConfig":
+    """The node's, or the default where no configuration was named."""
+    from tierserve.config import RouterConfig, load
+
+    return load(arguments.config).router if arguments.config else RouterConfig()

@@ -126,7 +126,7 @@ class RouterConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
     scorer: Literal["head", "seeds", "length"] = Field(
         "head",
-        description="head: fitted to outcomes. To compare with: seeds, the article's similarity to six examples; length.",
+        description="head: fitted to outcomes. To compare with: length; seeds, the article's similarity to six texts.",
     )
     head: str | None = Field(
         None, description="A file that `tierserve calibrate` wrote. Default: the one that comes with tierserve."
@@ -357,5 +357,8 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
     encoder = encoder.model_copy(
         update={"model": absolute(encoder.model), "cache_folder": absolute(encoder.cache_folder)}
     )
+    head = config.router.head and str((folder / config.router.head).resolve())
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
-    return config.model_copy(update={"router": config.router.model_copy(update={"encoder": encoder, "head": head}), "tiers": tiers})
+    return config.model_copy(
+        update={"router": config.router.model_copy(update={"encoder": encoder, "head": head}), "tiers": tiers}
+    )

@@ -120,7 +120,7 @@ def _with_rank(head: Head, questions: Fitted, kind: str, seed: int) -> Head:
     if kind in ("kernel", "blend"):
         head = replace(head, **_kernel(head, inputs, rest, seed))
     if kind == "blend":
-        head = replace(head, landmark_weights=head.landmark_weights / 2)
+        head = replace(head, landmark_weights=head.landmark_weights / np.float32(2))
     return head
 
 
@@ -138,10 +138,11 @@ def _slopes(inputs: Array, outcomes: Outcomes) -> Array:
     slopes = slopes + _LENGTH_PRIOR * words / max((of_inputs @ words).std(), 1e-6)
     told = of_inputs @ slopes
     amount = max(float(told @ gain / max(told @ told, 1e-6)), 1e-3)  # an order is kept even where nothing was found
-    return (amount * slopes).astype(np.float32)
+    found: Array = (amount * slopes).astype(np.float32)
+    return found
 
 
-def _kernel(head: Head, inputs: Array, rest: NDArray[np.float64], seed: int) -> dict[str, Array]:
+def _kernel(head: Head, inputs: Array, rest: NDArray[np.float64], seed: int) -> dict[str, Any]:
     vectors = inputs[:, : head.dimensions]
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     count = min(_LANDMARKS, len(unit))
@@ -151,7 +152,7 @@ def _kernel(head: Head, inputs: Array, rest: NDArray[np.float64], seed: int) -> 
     return {"landmarks": nystroem.components_.astype(np.float32), "landmark_weights": weights.astype(np.float32)}
 
 
-def _net(inputs: Array, targets: NDArray[np.float64], seed: int) -> dict[str, Array]:
+def _net(inputs: Array, targets: NDArray[np.float64], seed: int) -> dict[str, Any]:
     """Several small networks, put side by side as one; `targets`: (rows, 3), the first is what is asked of it later.
     In torch, as scikit-learn's have no dropout, without which they learn the questions by heart."""
     import torch
@@ -170,12 +171,12 @@ def _net(inputs: Array, targets: NDArray[np.float64], seed: int) -> dict[str, Ar
             steps = _EPOCHS * (len(x) // batch)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)
             for _ in range(_EPOCHS):
-                for rows in torch.randperm(len(x)).split(batch):
+                for rows in torch.randperm(len(x)).split(batch):  # type: ignore[no-untyped-call]
                     if len(rows) < batch:
                         continue
                     loss = ((model(x[rows]) - y[rows]) ** 2 * weight).mean()
                     optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     optimizer.step()
                     schedule.step()
         members.append([first.weight.T, first.bias, last.weight[0] / _MEMBERS])
@@ -237,7 +238,12 @@ def _logistic(inputs: Array, positive: NDArray[np.bool_], balanced: bool = False
         model = LogisticRegression(C=1e-3, class_weight=weight, max_iter=300).fit(inputs, positive)
     else:
         model = LogisticRegressionCV(
-            Cs=np.logspace(-5, 0, 11), cv=5, scoring="neg_log_loss", max_iter=1000, l1_ratios=(0.0,), use_legacy_attributes=False
+            Cs=np.logspace(-5, 0, 11),
+            cv=5,
+            scoring="neg_log_loss",
+            max_iter=1000,
+            l1_ratios=(0.0,),
+            use_legacy_attributes=False,
         ).fit(inputs, positive)
     return np.append(model.coef_[0], model.intercept_).astype(np.float32)
 

@@ -1,5 +1,6 @@
-"""How well an order of prompts spends the large tier's calls. Pure; after RouteLLM (Ong et al., 2024, arXiv:2406.18665).
+"""How well an order of prompts spends the large tier's calls. Pure.
 
+After RouteLLM (Ong et al., 2024, arXiv:2406.18665).
 The quality gap is what the large model is better by. A share of calls recovers a part of it (PGR); APGR is that part's
 mean over all shares. Random order gives 0.5, a perfect one more than 1 where the small model wins some questions.
 """
@@ -41,7 +42,8 @@ class Recovery:
     @property
     def curve(self) -> Floats:
         """The part recovered at shares 0, 1/n ... 1; shape (n + 1,)."""
-        return (self._quality - self._least) / self._gap
+        part: Floats = (self._quality - self._least) / self._gap
+        return part
 
     def apgr(self) -> float:
         return float(np.trapezoid(self.curve, dx=1 / (len(self.curve) - 1)))
@@ -72,14 +74,6 @@ def measure(scores: Floats, small: Floats, large: Floats, seed: int = 0) -> dict
         name: Interval(value, *map(float, np.percentile(resampled[name] or [value], [2.5, 97.5])))
         for name, value in values.items()
     }
-
-
-def auroc(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """The probability that a positive's score is above a negative's, equal ones counting half. Needs one of each."""
-    order = np.sort(scores[~positive])
-    found = scores[positive]
-    below, upto = np.searchsorted(order, found, "left"), np.searchsorted(order, found, "right")
-    return float((below + upto).mean() / 2 / len(order))
 
 
 def _values(recovery: Recovery) -> dict[str, float]:

@@ -9,6 +9,7 @@ from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
 from tierserve.errors import TierUnavailable
 from tierserve.router.conversations import Standing, is_short_follow_up
 from tierserve.router.encoder import Encoder, EncoderThread, load_encoder
+from tierserve.router.head import Example, Head
 from tierserve.router.policy import Policy, build_policy
 from tierserve.router.scorers import Scorer, build_scorer
 from tierserve.threads import load_beside
@@ -72,6 +73,14 @@ class Router:
     async def look(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
         """What `decide` would say."""
         return await self._choose(call, load, counts=False)
+
+    async def nearest(self, prompt: Prompt, count: int) -> list[Example]:
+        """The nearest prompts that the scorer knows, for people; none where it knows none."""
+        if self._encoder is None:
+            raise TierUnavailable("the router is loading")
+        if not isinstance(self._scorer, Head):
+            return []
+        return self._scorer.nearest(await self._encoder.embed(prompt.text), count)
 
     def settle(self, call: Call, decision: Decision) -> None:
         """How it went on: a conversation that the small tier can't hold stays on the large one, for it only grows.

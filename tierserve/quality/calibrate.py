@@ -1,0 +1,138 @@
+"""`tierserve calibrate`: outcome files to a head and a threshold.
+
+    head, report = calibrate(encoder, outcomes, traffic)
+    head.save(path)
+
+Which kind of head: of several sources, the one that ranks a source best which it was not fitted on, for the prompts to
+come are of none of them; of one or two, the one that ranks questions best which it was not fitted on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from tierserve.core import Prompt
+from tierserve.errors import ConfigError
+from tierserve.quality.fit import KINDS, Fitted, cross_ranks, fit_head, fit_rank, rank_of
+from tierserve.quality.measures import Recovery
+from tierserve.quality.outcomes import Outcomes
+from tierserve.router.encoder import Encoder
+from tierserve.router.head import Array, Head
+
+T = TypeVar("T")
+
+_BATCH: Final = 64
+_FOLDS: Final = 5
+_SEVERAL: Final = 3
+_LEAST: Final = 50
+_LEEWAY: Final = 0.01  # of the share
+_DEFAULT_THRESHOLD: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`apgr`: of each kind that was tried, on prompts that it was not fitted on. `judged_by`: what was kept back."""
+
+    kind: str
+    apgr: dict[str, float]
+    judged_by: str
+    threshold: float
+
+
+def calibrate(
+    encoder: Encoder,
+    questions: Outcomes | None,
+    traffic: Outcomes | None,
+    kinds: Sequence[str] = KINDS,
+    large_share: float = 0.15,
+) -> tuple[Head, Report]:
+    """A head fitted to `questions` (ranked by gain) and `traffic` (everyday prompts, simple or hard); one may be None.
+
+    Its threshold sends `large_share` of the traffic, or else of the questions, to the large model. Raises ConfigError
+    where the rows are too few, or teach nothing.
+    """
+    if questions is not None:
+        _check(questions, "--data")
+    if traffic is not None:
+        _check(traffic, "--traffic")
+    fitted, everyday = (
+        None if rows is None else Fitted(encode(encoder, rows.prompts), rows) for rows in (questions, traffic)
+    )
+    judged_by, apgr = _judged(fitted, kinds) if fitted is not None else ("", {})
+    kind = max(apgr, key=lambda name: apgr[name]) if apgr else kinds[0]
+    head = fit_head(fitted, everyday, kind, encoder.own, note=_note(questions, traffic, kind))
+    judged_on = everyday or fitted
+    assert judged_on is not None
+    scores = head.scores(judged_on.vectors, judged_on.surface())
+    # Where simple and hard lie far apart many thresholds have this share above them: of these the one nearest the default.
+    least, most = np.quantile(scores, np.clip(1 - large_share + np.array([-_LEEWAY, _LEEWAY]), 0, 1))
+    threshold = float(np.clip(_DEFAULT_THRESHOLD, least, most))
+    return replace(head, threshold=np.array(threshold, np.float32)), Report(kind, apgr, judged_by, threshold)
+
+
+def encode(encoder: Encoder, prompts: Sequence[Prompt]) -> Array:
+    """The prompts' vectors, shape (prompts, dimensions); with a progress bar where it takes long."""
+    texts = sorted({prompt.text for prompt in prompts}, key=len)  # those of a batch are of one length: less padding
+    vectors: dict[str, Array] = {}
+    for start in _progress(range(0, len(texts), _BATCH), "encoding"):
+        batch = texts[start : start + _BATCH]
+        vectors |= zip(batch, encoder.encode(batch), strict=True)
+    return np.stack([vectors[prompt.text] for prompt in prompts])
+
+
+def _judged(questions: Fitted, kinds: Sequence[str]) -> tuple[str, dict[str, float]]:
+    sources = np.unique(questions.outcomes.sources)
+    if len(kinds) == 1:
+        return "", {}
+    if len(sources) < _SEVERAL:
+        return "question", {kind: _apgr_within(questions, kind) for kind in _progress(kinds, "kinds")}
+    by_kind = {
+        kind: [_apgr_across(questions, source, kind) for source in sources] for kind in _progress(kinds, "kinds")
+    }
+    return "source", {kind: float(np.mean(values)) for kind, values in by_kind.items()}
+
+
+def _apgr_within(questions: Fitted, kind: str) -> float:
+    return Recovery(cross_ranks(questions, kind, _FOLDS), questions.outcomes.small, questions.outcomes.large).apgr()
+
+
+def _apgr_across(questions: Fitted, source: str, kind: str) -> float:
+    fitted, kept = without(questions, [source])
+    ranks = rank_of(fit_rank(fitted, kind), kept).astype(np.float64)
+    return Recovery(ranks, kept.outcomes.small, kept.outcomes.large).apgr()
+
+
+def without(questions: Fitted, sources: Sequence[str]) -> tuple[Fitted, Fitted]:
+    """The rows without these sources, and without any question of theirs that another source asks too; and those."""
+    kept = np.isin(questions.outcomes.sources, sources)
+    asked = questions.outcomes.questions()
+    return questions[~kept & ~np.isin(asked, asked[kept])], questions[kept]
+
+
+def _check(outcomes: Outcomes, option: str) -> None:
+    if len(outcomes) < _LEAST:
+        raise ConfigError(
+            option, f"{len(outcomes)} rows are too few", f"at least {_LEAST} are needed, hundreds to rank well"
+        )
+    if not (outcomes.gain > 0).any() or outcomes.gain.mean() <= 0:
+        raise ConfigError(option, "the large model is no better than the small one", "are the two exchanged?")
+    if not (outcomes.gain <= 0).any():
+        raise ConfigError(option, "the small model is worse on every row", "add prompts that it does well on")
+
+
+def _note(questions: Outcomes | None, traffic: Outcomes | None, kind: str) -> str:
+    parts = []
+    if questions is not None:
+        names, counts = np.unique(questions.sources, return_counts=True)
+        parts.append(", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True)) + f" ({kind})")
+    if traffic is not None:
+        parts.append(f"{len(traffic)} prompts of everyday traffic")
+    return "; ".join(parts)
+
+
+def _progress(items: Sequence[T], doing: str) -> Iterable[T]:
+    shown: Iterable[T] = tqdm(items, desc=doing, disable=None, leave=False)
+    return shown
