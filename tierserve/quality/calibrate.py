@@ -29,6 +29,7 @@ _FOLDS: Final = 5
 _SEVERAL: Final = 3
 _LEAST: Final = 50
 _LEEWAY: Final = 0.01  # of the share
+_RELATED: Final = 0.5
 _DEFAULT_THRESHOLD: Final = 4.0
 
 
@@ -67,7 +68,7 @@ def calibrate(
     judged_on = everyday or fitted
     assert judged_on is not None
     scores = head.scores(judged_on.vectors, judged_on.surface())
-    # Where simple and hard lie far apart many thresholds have this share above them: of these the one nearest the default.
+    # Where simple and hard lie far apart many thresholds have this share above them: the one nearest the default.
     least, most = np.quantile(scores, np.clip(1 - large_share + np.array([-_LEEWAY, _LEEWAY]), 0, 1))
     threshold = float(np.clip(_DEFAULT_THRESHOLD, least, most))
     return replace(head, threshold=np.array(threshold, np.float32)), Report(kind, apgr, judged_by, threshold)
@@ -100,16 +101,22 @@ def _apgr_within(questions: Fitted, kind: str) -> float:
 
 
 def _apgr_across(questions: Fitted, source: str, kind: str) -> float:
-    fitted, kept = without(questions, [source])
+    fitted, kept = without(questions, source)
     ranks = rank_of(fit_rank(fitted, kind), kept).astype(np.float64)
     return Recovery(ranks, kept.outcomes.small, kept.outcomes.large).apgr()
 
 
-def without(questions: Fitted, sources: Sequence[str]) -> tuple[Fitted, Fitted]:
-    """The rows without these sources, and without any question of theirs that another source asks too; and those."""
-    kept = np.isin(questions.outcomes.sources, sources)
-    asked = questions.outcomes.questions()
-    return questions[~kept & ~np.isin(asked, asked[kept])], questions[kept]
+def without(questions: Fitted, source: str) -> tuple[Fitted, Fitted]:
+    """The rows that have nothing to do with a source, and the source's own.
+
+    Left out are its questions, wherever else they are asked, and whole sources that share most of theirs with it: they
+    are of the same benchmark, answered by other models.
+    """
+    sources, asked = questions.outcomes.sources, questions.outcomes.questions()
+    own = sources == source
+    shared = np.isin(asked, asked[own])
+    related = [name for name in np.unique(sources) if shared[sources == name].mean() > _RELATED]
+    return questions[~shared & ~np.isin(sources, related)], questions[own]
 
 
 def _check(outcomes: Outcomes, option: str) -> None:
