@@ -28,8 +28,8 @@ from measurement import Measurement, Target, arguments, percentile
 from tqdm import tqdm
 
 from tierserve.config import EncoderConfig, RouterConfig
-from tierserve.router import weights
-from tierserve.router.encoder import load_encoder
+from tierserve.router.embedding import weights
+from tierserve.router.embedding.encoder import load_encoder
 from tierserve.router.router import Router, build_router
 
 _LENGTHS = (8, 16, 32, 64, 128, 256)

@@ -29,9 +29,9 @@ from tierserve.quality.calibrate import encode, without
 from tierserve.quality.fit import KINDS, Fitted, cross_ranks, fit_head, fit_rank, rank_of
 from tierserve.quality.measures import measure
 from tierserve.quality.outcomes import Outcomes, read_outcomes
-from tierserve.router.encoder import load_encoder
-from tierserve.router.length import LengthScorer
-from tierserve.router.seeds import SeedScorer
+from tierserve.router.embedding.encoder import load_encoder
+from tierserve.router.scoring.length import LengthScorer
+from tierserve.router.scoring.seeds import SeedScorer
 
 _TRAFFIC = Path(__file__).with_name("traffic.jsonl")
 _THRESHOLD = 4.0

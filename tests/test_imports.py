@@ -80,7 +80,7 @@ def test_vllm_is_known_to_its_adapters_alone(path: Path) -> None:
 
 
 def test_the_pipeline_and_the_router_know_no_http() -> None:
-    for path in [PACKAGE / "pipeline.py", *(PACKAGE / "router").glob("*.py")]:
+    for path in [PACKAGE / "pipeline.py", *(PACKAGE / "router").rglob("*.py")]:
         assert not {name.split(".")[0] for name, _ in imports(path)} & {"aiohttp", "sqlite3", "prometheus_client"}
 
 

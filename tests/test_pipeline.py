@@ -12,9 +12,9 @@ from tierserve.config import RouterConfig
 from tierserve.core import Call, Cause, Decision, Kind, Outcome, Prompt, Role, Status
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.pipeline import Answer, Pipeline
-from tierserve.router.conversations import identify
-from tierserve.router.policy import build_policy
 from tierserve.router.router import Router
+from tierserve.router.rules.conversations import identify
+from tierserve.router.rules.policy import build_policy
 from tierserve.tiers.base import TierState
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier

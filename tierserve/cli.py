@@ -174,7 +174,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from tierserve.quality.calibrate import calibrate
     from tierserve.quality.fit import KINDS
     from tierserve.quality.outcomes import read_outcomes
-    from tierserve.router.encoder import load_encoder
+    from tierserve.router.embedding.encoder import load_encoder
 
     if not arguments.out.parent.is_dir():
         raise ConfigError("--out", f"there is no folder {arguments.out.parent}", "make it first")
@@ -193,9 +193,9 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from tierserve.quality import evaluate as evaluation
     from tierserve.quality.outcomes import read_outcomes
-    from tierserve.router.encoder import load_encoder
-    from tierserve.router.head import DEFAULT
-    from tierserve.router.scorers import load_head
+    from tierserve.router.embedding.encoder import load_encoder
+    from tierserve.router.scoring.head import DEFAULT
+    from tierserve.router.scoring.scorers import load_head
 
     outcomes = read_outcomes(arguments.data)
     router = _router_config(arguments)

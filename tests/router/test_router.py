@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tierserve.config import RouterConfig
 from tierserve.core import Call, Cause, Conversation, Decision, Kind, Load, Prompt, Queue, Role
 from tierserve.errors import TierUnavailable
-from tierserve.router.network import Vectors
-from tierserve.router.policy import build_policy
+from tierserve.router.embedding.network import Vectors
 from tierserve.router.router import Router, build_router
+from tierserve.router.rules.policy import build_policy
 
 SMALL, LARGE = Role.SMALL, Role.LARGE
 

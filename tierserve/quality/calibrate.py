@@ -19,8 +19,8 @@ from tierserve.errors import ConfigError
 from tierserve.quality.fit import KINDS, Fitted, cross_ranks, fit_head, fit_rank, rank_of
 from tierserve.quality.measures import Recovery
 from tierserve.quality.outcomes import Outcomes
-from tierserve.router.encoder import Encoder
-from tierserve.router.head import Array, Head
+from tierserve.router.embedding.encoder import Encoder
+from tierserve.router.scoring.head import Array, Head
 
 T = TypeVar("T")
 

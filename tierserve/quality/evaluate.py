@@ -14,11 +14,11 @@ from tierserve.errors import ConfigError
 from tierserve.quality.calibrate import encode
 from tierserve.quality.measures import Floats, Interval, Recovery, measure
 from tierserve.quality.outcomes import Outcomes
-from tierserve.router.encoder import Encoder
-from tierserve.router.head import Head
-from tierserve.router.length import LengthScorer
-from tierserve.router.scorers import Scorer
-from tierserve.router.seeds import SeedScorer
+from tierserve.router.embedding.encoder import Encoder
+from tierserve.router.scoring.head import Head
+from tierserve.router.scoring.length import LengthScorer
+from tierserve.router.scoring.scorers import Scorer
+from tierserve.router.scoring.seeds import SeedScorer
 
 MEASURES = {
     "apgr": "APGR",

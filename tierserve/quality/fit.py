@@ -23,8 +23,8 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
 
 from tierserve.quality.outcomes import Outcomes
-from tierserve.router.features import NAMES, features
-from tierserve.router.head import Array, Head
+from tierserve.router.scoring.features import NAMES, features
+from tierserve.router.scoring.head import Array, Head
 
 KINDS: Final = ("linear", "kernel", "net")
 

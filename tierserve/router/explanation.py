@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tierserve.core import Call, Decision, Kind, Prompt
-from tierserve.router.head import Example
 from tierserve.router.router import build_router
+from tierserve.router.scoring.head import Example
 
 if TYPE_CHECKING:
     from tierserve.config import RouterConfig

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
 from tierserve.errors import TierUnavailable
-from tierserve.router.conversations import Standing, is_short_follow_up
-from tierserve.router.encoder import Encoder, EncoderThread, load_encoder
-from tierserve.router.head import Example, Head
-from tierserve.router.policy import Policy, build_policy
-from tierserve.router.scorers import Scorer, build_scorer
+from tierserve.router.embedding.encoder import Encoder, EncoderThread, load_encoder
+from tierserve.router.rules.conversations import Standing, is_short_follow_up
+from tierserve.router.rules.policy import Policy, build_policy
+from tierserve.router.scoring.head import Example, Head
+from tierserve.router.scoring.scorers import Scorer, build_scorer
 from tierserve.threads import load_beside
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pydantic_core import from_json
 
 from tierserve.core import Call, Cause, Kind, Prompt, Role
 from tierserve.errors import RequestError, UnknownModel
-from tierserve.router.conversations import identify
+from tierserve.router.rules.conversations import identify
 from tierserve.tiers.pair import TierPair
 
 AUTO = "auto"

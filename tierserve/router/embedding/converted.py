@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tierserve.errors import BackendUnusable
-from tierserve.router.network import Backend, Network
-from tierserve.router.tokens import shapes
+from tierserve.router.embedding.network import Backend, Network
+from tierserve.router.embedding.tokens import shapes
 
 LEAST_COSINE = 0.99  # to torch's vector and its first part, for every text of conversion.SAMPLE
 CHECK = "check.json"
@@ -131,7 +131,7 @@ def _published(made: Path, entry: Path) -> Path:
 
 
 def _convert(backend: Backend, source: Source, target: Path) -> None:
-    command = [sys.executable, "-P", "-m", "tierserve.router.conversion"]
+    command = [sys.executable, "-P", "-m", "tierserve.router.embedding.conversion"]
     command += [backend.name, backend.form, str(source.folder), str(target)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the very modules of this process
     try:

@@ -6,7 +6,7 @@ all-MiniLM-L6-v2 (Reimers and Gurevych, 2019, arXiv:1908.10084) by default; fp32
 from pathlib import Path
 from typing import Any
 
-from tierserve.router.network import Ids, Vectors
+from tierserve.router.embedding.network import Ids, Vectors
 
 
 class TorchNetwork:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tierserve.router.network import Ids, Network, Vectors
-from tierserve.router.torch_network import example
+from tierserve.router.embedding.network import Ids, Network, Vectors
+from tierserve.router.embedding.torch_network import example
 
 if TYPE_CHECKING:
     import torch

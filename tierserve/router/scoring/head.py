@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tierserve.core import Prompt
 from tierserve.errors import ConfigError
-from tierserve.router.features import NAMES, features
+from tierserve.router.scoring.features import NAMES, features
 
 DEFAULT: Final = Path(__file__).parent / "heads" / "default.npz"
 _FORMAT: Final = "tierserve-head-1"

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierserve.core import Conversation, Prompt, Role
-from tierserve.router.conversations import Conversations, Standing, identify, is_short_follow_up
+from tierserve.router.rules.conversations import Conversations, Standing, identify, is_short_follow_up
 
 UP, DOWN = Standing(Role.LARGE, sent_up=True), Standing(Role.SMALL)
 SYSTEM = ("system", "be kind")

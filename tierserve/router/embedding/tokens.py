@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tierserve.router.network import Ids
+from tierserve.router.embedding.network import Ids
 
 # English runs to about 4.5 characters a token. At 16 no text that fits is cut by its characters; a text of megabytes
 # loses its middle, so that it is not tokenized whole only to be thrown away.

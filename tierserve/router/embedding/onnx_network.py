@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tierserve.router.network import Ids, Network, Vectors
-from tierserve.router.torch_network import example
+from tierserve.router.embedding.network import Ids, Network, Vectors
+from tierserve.router.embedding.torch_network import example
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tierserve.core import Prompt
-from tierserve.router.encoder import Encoder
+from tierserve.router.embedding.encoder import Encoder
 
 SIMPLE: Final = ("What is Python?", "Format this JSON", "Summarize this paragraph")
 COMPLEX: Final = (

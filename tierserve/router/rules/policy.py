@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tierserve.router.cache import ScoreCache
-from tierserve.router.controller import FixedThreshold, ShareController, Threshold
-from tierserve.router.conversations import Conversations
-from tierserve.router.relief import Relief
+from tierserve.router.rules.cache import ScoreCache
+from tierserve.router.rules.controller import FixedThreshold, ShareController, Threshold
+from tierserve.router.rules.conversations import Conversations
+from tierserve.router.rules.relief import Relief
 
 if TYPE_CHECKING:
     from tierserve.config import RouterConfig

@@ -1,6 +1,6 @@
 """Converts the encoder for a backend and says how near the result is to the original. Runs in a process of its own:
 
-    python -m tierserve.router.conversion openvino int8 MODEL_FOLDER TARGET_FOLDER
+    python -m tierserve.router.embedding.conversion openvino int8 MODEL_FOLDER TARGET_FOLDER
 
 A conversion needs torch, a second copy of the weights and libraries that patch each other; of all that nothing stays in
 the node. TARGET_FOLDER then holds the converted files and check.json, which converted.py reads.
@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tierserve.router.converted import CHECK, file_digest
-from tierserve.router.encoder import Encoder, SentenceEncoder
-from tierserve.router.network import Backend
-from tierserve.router.onnx_network import Onnx
-from tierserve.router.openvino_network import OpenVino
-from tierserve.router.tokens import SentenceTokenizer
-from tierserve.router.torch_network import TorchNetwork
+from tierserve.router.embedding.converted import CHECK, file_digest
+from tierserve.router.embedding.encoder import Encoder, SentenceEncoder
+from tierserve.router.embedding.network import Backend
+from tierserve.router.embedding.onnx_network import Onnx
+from tierserve.router.embedding.openvino_network import OpenVino
+from tierserve.router.embedding.tokens import SentenceTokenizer
+from tierserve.router.embedding.torch_network import TorchNetwork
 
 # What the converted network is held against the original on: what a router meets, and what quantization does badly on.
 SAMPLE = (

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from tierserve.config import EncoderConfig
-from tierserve.router import backends, converted, openvino_network, weights
-from tierserve.router.conversion import SAMPLE, least_cosine
-from tierserve.router.converted import CHECK, Source, open_converted
-from tierserve.router.encoder import SentenceEncoder, load_encoder
-from tierserve.router.network import Backend
-from tierserve.router.onnx_network import Onnx
-from tierserve.router.openvino_network import OpenVino
-from tierserve.router.tokens import SentenceTokenizer
+from tierserve.router.embedding import backends, converted, openvino_network, weights
+from tierserve.router.embedding.conversion import SAMPLE, least_cosine
+from tierserve.router.embedding.converted import CHECK, Source, open_converted
+from tierserve.router.embedding.encoder import SentenceEncoder, load_encoder
+from tierserve.router.embedding.network import Backend
+from tierserve.router.embedding.onnx_network import Onnx
+from tierserve.router.embedding.openvino_network import OpenVino
+from tierserve.router.embedding.tokens import SentenceTokenizer
 
 FOLDER = weights.locate(EncoderConfig().model)
 SOURCE = Source(FOLDER, weights.digest(FOLDER, None))
@@ -30,9 +30,9 @@ BACKENDS: list[Backend] = [OpenVino("int8"), OpenVino("bf16"), Onnx()]
 START = """
 import sys
 from pathlib import Path
-from tierserve.router.converted import Source, open_converted
-from tierserve.router.onnx_network import Onnx
-from tierserve.router.openvino_network import OpenVino
+from tierserve.router.embedding.converted import Source, open_converted
+from tierserve.router.embedding.onnx_network import Onnx
+from tierserve.router.embedding.openvino_network import OpenVino
 sys.modules["torch"] = None
 open_converted({backend!r}, Source(Path({folder!r}), {sha256!r}), Path({cache!r}), threads=1, max_tokens=16)
 """

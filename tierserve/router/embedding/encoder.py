@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tierserve.errors import ConfigError
-from tierserve.router import weights
-from tierserve.router.backends import open_network
-from tierserve.router.converted import Source
-from tierserve.router.network import Network, Vectors
-from tierserve.router.tokens import SentenceTokenizer, batches
+from tierserve.router.embedding import weights
+from tierserve.router.embedding.backends import open_network
+from tierserve.router.embedding.converted import Source
+from tierserve.router.embedding.network import Network, Vectors
+from tierserve.router.embedding.tokens import SentenceTokenizer, batches
 
 if TYPE_CHECKING:
     from tierserve.config import EncoderConfig

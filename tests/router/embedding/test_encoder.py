@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tierserve.config import EncoderConfig
 from tierserve.errors import ConfigError
-from tierserve.router.encoder import EncoderThread, SentenceEncoder, load_encoder
-from tierserve.router.network import Vectors
+from tierserve.router.embedding.encoder import EncoderThread, SentenceEncoder, load_encoder
+from tierserve.router.embedding.network import Vectors
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tierserve.errors import BackendUnusable
-from tierserve.router.converted import Source, open_converted
-from tierserve.router.network import Backend, Network
-from tierserve.router.onnx_network import Onnx
-from tierserve.router.openvino_network import OpenVino
+from tierserve.router.embedding.converted import Source, open_converted
+from tierserve.router.embedding.network import Backend, Network
+from tierserve.router.embedding.onnx_network import Onnx
+from tierserve.router.embedding.openvino_network import OpenVino
 
 if TYPE_CHECKING:
     from tierserve.config import EncoderConfig
@@ -34,7 +34,7 @@ def open_network(config: "EncoderConfig", source: Source) -> tuple[Network, str]
         except Exception as error:  # the library's own, of whatever kind
             reason = f"{type(error).__name__}: {error}"
         log.warning("the encoder can't run on %s, so on the next, slower one: %s", backend.name, reason)
-    from tierserve.router.torch_network import TorchNetwork
+    from tierserve.router.embedding.torch_network import TorchNetwork
 
     return TorchNetwork(source.folder, config.threads), "sentence-transformers fp32"
 

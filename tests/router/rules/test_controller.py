@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierserve.router.controller import FixedThreshold, ShareController, Threshold
+from tierserve.router.rules.controller import FixedThreshold, ShareController, Threshold
 
 TARGET = 0.15
 DECISIONS = 12_000

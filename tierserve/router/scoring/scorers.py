@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from tierserve.core import Prompt
 from tierserve.errors import ConfigError
-from tierserve.router.encoder import Encoder
-from tierserve.router.head import DEFAULT, Head
-from tierserve.router.length import LengthScorer
-from tierserve.router.seeds import SeedScorer
+from tierserve.router.embedding.encoder import Encoder
+from tierserve.router.scoring.head import DEFAULT, Head
+from tierserve.router.scoring.length import LengthScorer
+from tierserve.router.scoring.seeds import SeedScorer
 
 if TYPE_CHECKING:
     from tierserve.config import RouterConfig

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierserve.core import Load, Queue, Role
-from tierserve.router.relief import Relief
+from tierserve.router.rules.relief import Relief
 
 FULL = Queue(waiting=0, has_room=False)
 

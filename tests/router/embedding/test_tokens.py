@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tierserve.config import EncoderConfig
-from tierserve.router import weights
-from tierserve.router.tokens import SentenceTokenizer, batches, shapes
+from tierserve.router.embedding import weights
+from tierserve.router.embedding.tokens import SentenceTokenizer, batches, shapes
 
 FIRST, LAST = 101, 102  # [CLS] and [SEP]
 FOLDER = weights.locate(EncoderConfig().model)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tierserve.core import Prompt
-from tierserve.router.seeds import COMPLEX, SIMPLE, SeedScorer
+from tierserve.router.scoring.seeds import COMPLEX, SIMPLE, SeedScorer
 
 
 class Axes:

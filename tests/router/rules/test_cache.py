@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from tierserve.core import Prompt
-from tierserve.router.cache import ScoreCache
+from tierserve.router.rules.cache import ScoreCache
 
 A, B, C = Prompt("a"), Prompt("b"), Prompt("c")
 

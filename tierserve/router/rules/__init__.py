@@ -1,0 +1,1 @@
+"""What else decides beside the score: the threshold, the conversation, the cache, the queues."""

@@ -1,0 +1,1 @@
+"""Vectors and texts to scores, 0 to 10."""
