@@ -28,6 +28,7 @@ from tierserve.router.features import NAMES, features
 from tierserve.router.head import Array, Head
 
 KINDS: Final = ("linear", "kernel", "net", "blend")
+FEWEST: Final = 5  # hard and simple prompts of everyday traffic: each part of the cross-validation needs one of each
 
 # The prior: of how much a spread of the length counts beside a spread of the fitted slopes. Anything from 0.5 to 1
 # does as well across benchmarks.
@@ -44,6 +45,7 @@ _DROPOUT: Final = (0.7, 0.5)  # of inputs, of hidden units
 _EPOCHS: Final = 12
 _FOLDS: Final = 3
 _EXAMPLES: Final = 500
+_EXAMPLE_CHARACTERS: Final = 1_000  # in an array of texts each takes the room of the longest
 _CERTAIN: Final = 30.0  # as a logit
 
 
@@ -225,7 +227,7 @@ def _with_traffic(head: Head, questions: Fitted | None, traffic: Fitted | None) 
     own = head.example_vectors.shape[1]
     return replace(
         head,
-        example_texts=np.array([traffic.outcomes.prompts[row].text for row in kept]),
+        example_texts=np.array([traffic.outcomes.prompts[row].text[:_EXAMPLE_CHARACTERS] for row in kept]),
         example_hard=hard[kept],
         example_vectors=traffic.vectors[kept, :own],
     )
@@ -239,7 +241,7 @@ def _logistic(inputs: Array, positive: NDArray[np.bool_], balanced: bool = False
     else:
         model = LogisticRegressionCV(
             Cs=np.logspace(-5, 0, 11),
-            cv=5,
+            cv=FEWEST,
             scoring="neg_log_loss",
             max_iter=1000,
             l1_ratios=(0.0,),
