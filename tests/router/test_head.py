@@ -305,6 +305,15 @@ def test_what_the_article_calls_complex_goes_to_the_large_model(text: str, encod
     assert SHIPPED.score(Prompt(text), encoder.encode([text])[0]) > THRESHOLD
 
 
+@pytest.mark.parametrize("turns", [2, 5, 50])
+def test_a_later_turn_is_scored_like_a_first_one(turns: int, encoder: SentenceEncoder) -> None:
+    """What the head was fitted on were first turns all: they teach nothing of later ones."""
+    for text in (*SIMPLE, *COMPLEX):
+        vector = encoder.encode([text])[0]
+        first, later = (SHIPPED.score(Prompt(text, number), vector) for number in (1, turns))
+        assert later == pytest.approx(first, abs=0.01)
+
+
 def plain(text: str) -> str:
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 

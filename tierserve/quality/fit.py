@@ -85,13 +85,14 @@ def fit_rank(questions: Fitted, kind: str, seed: int = 0) -> Head:
 def _blank(fitted: Fitted, own: int, note: str) -> Head:
     """Standardises the inputs, and says 5 to everything that is no everyday traffic."""
     rows = np.concatenate([fitted.vectors, fitted.surface()], axis=1)
-    spread = rows.std(axis=0)
+    # In float32 the sum of 24,000 equal numbers is off by enough to give a constant a spread of 1e-4.
+    center, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6)
     d, empty = rows.shape[1], np.zeros(0, np.float32)
     outcomes = fitted.outcomes
     return Head(
-        center=rows.mean(axis=0),
-        scale=scale,
+        center=center.astype(np.float32),
+        scale=scale.astype(np.float32),
         slopes=np.zeros(d, np.float32),
         net_in=np.zeros((d, 0), np.float32),
         net_bias=empty,
