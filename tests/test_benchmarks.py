@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +49,37 @@ def test_router_speed() -> None:
     assert measured == {"encoding", "decisions", "stalls", "cached"}
     names = " ".join(row["by"] for row in report["results"])
     assert all(backend in names for backend in ("openvino", "onnx", "sentence-transformers, its default"))
+
+
+def test_routing_quality(tmp_path: Path) -> None:
+    """On sums, where the longer ones are what the small model gets wrong: two models that never were."""
+    paths = []
+    for source, shift in (("routellm-gsm8k", 0), ("other", 5)):
+        terms = [[(7 * row + 3 * term + shift) % 50 for term in range(2 + row % 6)] for row in range(60)]
+        rows = [
+            {
+                "prompt": f"What is {' plus '.join(map(str, each))}?",
+                "source": source,
+                "small_score": int(len(each) < 5),
+                "large_score": 1,
+            }
+            for each in terms
+        ]
+        paths.append(tmp_path / f"{source}.jsonl")
+        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = run("routing_quality.py", "--data", *map(str, paths))
+    assert report["benchmark"] == "routing_quality"
+    assert [target["name"] for target in report["targets"]] == [
+        "gsm8k_apgr_inside",
+        "gsm8k_apgr_across",
+        "traffic_auroc",
+        "traffic_large_share_least",
+        "traffic_large_share_most",
+    ]
+    assert all(set(row) == set(report["results"][0]) for row in report["results"])
+    assert {row["measured"] for row in report["results"]} == {"inside", "across", "traffic"}
+    inside = {row["by"]: row["apgr"] for row in report["results"] if row["source"] == "other"}
+    assert inside["linear"] > 0.75 > 0.5 + abs(inside["seeds"] - 0.5)
 
 
 def test_a_target_knows_which_way_is_better() -> None:

@@ -97,7 +97,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="HEAD.npz", help="where the head goes")
     parser.add_argument(
-        "--kind", choices=("auto", "linear", "kernel", "net", "blend"), default="auto", help="auto: what ranks best"
+        "--kind", choices=("auto", "linear", "kernel", "net"), default="auto", help="auto: what ranks best"
     )
     parser.add_argument("--large-share", type=_share, default=0.15, help="of the prompts, for the threshold")
 

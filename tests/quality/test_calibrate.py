@@ -158,10 +158,11 @@ def test_where_the_small_model_always_fails_nothing_is_learned(encoder: Sentence
 def test_traffic_with_hardly_a_hard_or_a_simple_prompt_is_refused(
     rare: int, encoder: SentenceEncoder, traffic: Fitted
 ) -> None:
-    small = np.full(len(traffic.outcomes), 1.0 - rare)
+    count = len(traffic.outcomes)
+    small = np.full(count, 1.0 - rare)
     small[:4] = rare
     error = refused(encoder, None, replace(traffic.outcomes, small=small))
-    hard = (440, 4)[rare == 0] if rare else 4
-    assert error.problem == f"{hard} hard prompts and {444 - hard} simple ones"
+    hard = count - 4 if rare else 4
+    assert error.problem == f"{hard} hard prompts and {count - hard} simple ones"
     small[4] = rare
     calibrate(encoder, None, replace(traffic.outcomes, small=small))

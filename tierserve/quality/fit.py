@@ -9,10 +9,9 @@ is learned is what makes a question gain more than others of its kind, which is 
 - linear: ridge regression on vector and surface, and a prior that the longer question of a kind gains more.
 - kernel: beside it, ridge regression on RBF kernels over landmarks (Nystroem; Williams and Seeger, 2001).
 - net: beside it, one hidden layer with much dropout, which also has to tell each model's own score.
-- blend: all three, the kernel at half its weight, for it repeats much of what the net says.
 
-Inside one benchmark the last ones win; on a benchmark never seen they lose to the first (benchmarks/
-routing_quality.py). `fit_head` takes the kind; quality/calibrate.py chooses one.
+Inside one benchmark the last two win; on a benchmark never seen they lose to the first (benchmarks/routing_quality.py).
+`fit_head` takes the kind; quality/calibrate.py chooses one.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from tierserve.quality.outcomes import Outcomes
 from tierserve.router.features import NAMES, features
 from tierserve.router.head import Array, Head
 
-KINDS: Final = ("linear", "kernel", "net", "blend")
+KINDS: Final = ("linear", "kernel", "net")
 FEWEST: Final = 5  # hard and simple prompts of everyday traffic: each part of the cross-validation needs one of each
 
 # The prior: of how much a spread of the length counts beside a spread of the fitted slopes. Anything from 0.5 to 1
@@ -117,13 +116,11 @@ def _with_rank(head: Head, questions: Fitted, kind: str, seed: int) -> Head:
     slopes = _slopes(inputs, outcomes)
     head = replace(head, slopes=slopes)
     rest = _centred(outcomes.gain - inputs @ slopes, outcomes.sources)
-    if kind in ("net", "blend"):
+    if kind == "net":
         targets = np.stack([rest, *(_centred(score, outcomes.sources) for score in (outcomes.small, outcomes.large))])
         head = replace(head, **_net(inputs, targets.T, seed))
-    if kind in ("kernel", "blend"):
+    if kind == "kernel":
         head = replace(head, **_kernel(head, inputs, rest, seed))
-    if kind == "blend":
-        head = replace(head, landmark_weights=head.landmark_weights / np.float32(2))
     return head
 
 
