@@ -1,13 +1,17 @@
-"""What tests share: the project's paths, and one running node with two real engines for all that drive it."""
+"""What tests share: the project's paths, the router's real encoder, and one running node with two real engines."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 import yaml
 from node import Node
+
+if TYPE_CHECKING:
+    from tierserve.quality.fit import Fitted
+    from tierserve.router.embedding.encoder import SentenceEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +23,26 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def encoder(cache_home: Path) -> "SentenceEncoder":
+    """The default one. For one thread at a time."""
+    from tierserve.config import EncoderConfig
+    from tierserve.router.embedding.encoder import load_encoder
+
+    return load_encoder(EncoderConfig())
+
+
+@pytest.fixture(scope="session")
+def traffic(encoder: "SentenceEncoder") -> "Fitted":
+    """benchmarks/traffic.jsonl with its vectors."""
+    from tierserve.quality.calibrate import encode
+    from tierserve.quality.fit import Fitted
+    from tierserve.quality.outcomes import read_outcomes
+
+    outcomes = read_outcomes([ROOT / "benchmarks" / "traffic.jsonl"])
+    return Fitted(encode(encoder, outcomes.prompts), outcomes)
 
 
 @pytest.fixture(scope="session")

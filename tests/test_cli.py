@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -121,18 +122,125 @@ def test_route_prints_the_decision(lab: dict[str, Any], write: Any, run: Any) ->
     path = write(lab)
     status, out, _ = run("route", "--config", path, "What is Python?")
     assert status == 0
-    assert out.startswith("lab-small (small): score ")
+    first, title, *nearest = out.splitlines()
+    assert re.fullmatch(r"lab-small \(small\): score \d\.\d\d <= 4, by head", first)
+    assert title == "nearest known:"
+    assert [line.split()[0] for line in nearest] == ["simple"] * 3
     hard = "Explain the CAP theorem trade-offs in distributed databases"
     status, out, _ = run("route", "--config", path, "--json", hard)
     decision = json.loads(out)
     assert decision.pop("score") > 4
-    assert decision == {"tier": "lab-large", "role": "large", "threshold": 4.0, "cause": "score"}
+    nearest = decision.pop("nearest")
+    assert decision == {"tier": "lab-large", "role": "large", "threshold": 4.0, "cause": "score", "scorer": "head"}
+    assert len(nearest) == 3
+    assert all(set(each) == {"prompt", "label", "cosine"} for each in nearest)
+    assert "hard" in {each["label"] for each in nearest}
+    assert nearest == sorted(nearest, key=lambda each: -each["cosine"])
 
 
 def test_route_of_nothing_is_a_usage_error(lab: dict[str, Any], write: Any, run: Any) -> None:
     status, _, err = run("route", "--config", write(lab), "  ")
     assert status == 2
     assert "the prompt is empty" in err
+
+
+TRAFFIC = str(ROOT / "benchmarks" / "traffic.jsonl")
+PROMPTS = len(Path(TRAFFIC).read_text().splitlines())
+
+
+def test_a_head_is_fitted_and_then_routes_and_is_evaluated(
+    lab: dict[str, Any], write: Any, run: Any, tmp_path: Path
+) -> None:
+    head, plot = tmp_path / "mine.npz", tmp_path / "curve.png"
+    status, out, err = run("calibrate", "--traffic", TRAFFIC, "--out", str(head))
+    assert status == 0, err
+    assert out.splitlines() == [
+        f"{head}: fitted to {PROMPTS} prompts of everyday traffic",
+        "router.threshold: 4.00 sends 15% to the large tier",
+    ]
+
+    lab = json.loads(json.dumps(lab)) | {"router": {"head": "mine.npz"}}  # beside the configuration's file
+    status, out, err = run("route", "--config", write(lab), "--json", "Prove that there are infinitely many primes.")
+    assert status == 0, err
+    assert json.loads(out)["score"] > 9
+
+    status, out, err = run("evaluate", "--data", TRAFFIC, "--head", str(head), "--json", "--plot", str(plot))
+    assert status == 0, err
+    report = json.loads(out)
+    assert set(report) == {"data", "scorers"}
+    assert report["data"] == [TRAFFIC]
+    assert set(report["scorers"]) == {"head", "seeds", "length", "random"}
+    for measured in report["scorers"].values():
+        assert set(measured) == {"apgr", "cpt50", "cpt80", "quality_at_15", "quality_at_30"}
+        assert all(set(interval) == {"value", "low", "high"} for interval in measured.values())
+    assert report["scorers"]["head"]["apgr"]["value"] > 0.9
+    assert report["scorers"]["random"]["apgr"]["value"] == pytest.approx(0.5)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+    status, out, err = run("evaluate", "--data", TRAFFIC, "--config", write(lab))
+    assert status == 0, err
+    assert out.splitlines()[1].split()[:2] == ["head", f"{report['scorers']['head']['apgr']['value']:.3f}"]
+
+
+def test_calibrate_says_how_each_kind_did_on_what_it_had_not_seen(run: Any, tmp_path: Path) -> None:
+    data, head = tmp_path / "sums.jsonl", tmp_path / "head.npz"
+    sums = [" plus ".join(str((7 * row + 3 * term) % 50) for term in range(2 + row % 6)) for row in range(90)]
+    rows = [{"prompt": f"What is {each}?", "small_score": each.count("plus") < 3, "large_score": 1} for each in sums]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--data", str(data), "--traffic", TRAFFIC, "--large-share", "0.2", "--out", str(head))
+    status, out, err = run("calibrate", *options)
+    assert status == 0, err
+    *kinds, fitted, threshold = out.splitlines()
+    assert [line.split()[0] for line in kinds] == ["linear", "kernel", "net"]
+    assert all(re.search(r"APGR 0\.\d{3} on questions that it was not fitted on$", line) for line in kinds)
+    assert re.fullmatch(rf"{head}: fitted to 90 of sums \(\w+\); {PROMPTS} prompts of everyday traffic", fitted)
+    assert re.fullmatch(r"router.threshold: \d\.\d\d sends 20% to the large tier", threshold)
+
+
+def test_calibrate_needs_outcomes_and_a_place_to_write(run: Any, tmp_path: Path) -> None:
+    status, _, err = run("calibrate", "--out", str(tmp_path / "head.npz"))
+    assert status == 2
+    assert "name outcome files: --data, --traffic or both" in err
+    status, _, err = run("calibrate", "--traffic", TRAFFIC)
+    assert status == 2
+    assert "required: --out" in err
+    (tmp_path / "folder.npz").mkdir()
+    for path, said in (
+        (tmp_path / "absent" / "h.npz", "there is no folder"),
+        (tmp_path / "folder.npz", "can't be written"),
+    ):
+        status, out, err = run("calibrate", "--traffic", TRAFFIC, "--out", str(path))
+        assert (status, out) == (2, "")
+        assert err.startswith("tierserve: --out: ")
+        assert said in err
+        assert " — " in err
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.1", "1.5", "nan", "some"])
+def test_a_share_lies_between_0_and_1(share: str, run: Any, tmp_path: Path) -> None:
+    options = ("--traffic", TRAFFIC, "--out", str(tmp_path / "head.npz"), f"--large-share={share}")
+    status, _, err = run("calibrate", *options)
+    assert status == 2
+    assert "argument --large-share: " in err
+
+
+@pytest.mark.parametrize("command", [("calibrate", "--out", "head.npz"), ("evaluate",)])
+def test_outcomes_that_can_t_be_read_are_named(command: tuple[str, ...], run: Any, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "hi", "small_score": 2, "large_score": 1}\n')
+    for path, said in ((tmp_path / "absent.jsonl", ": can't be read"), (bad, ":1: `small_score` must be a number")):
+        status, out, err = run(*command, "--data", str(path))
+        assert (status, out) == (2, "")
+        assert err.startswith(f"tierserve: {path}{said}")
+
+
+def test_evaluate_names_a_head_that_is_none(run: Any, tmp_path: Path) -> None:
+    head = tmp_path / "head.npz"
+    head.write_text("no head")
+    status, out, err = run("evaluate", "--data", TRAFFIC, "--head", str(head))
+    assert (status, out) == (2, "")
+    assert f"{head} holds no head" in err
+    assert "tierserve calibrate" in err
 
 
 def serve(path: str, **environment: str) -> tuple[int, str]:

@@ -69,7 +69,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
             {"tiers": TIERS, "router": {"treshold": 1}},
             "router.treshold: unknown option — did you mean `threshold`?",
         ),
-        ({"tiers": TIERS, "router": {"xyz": 1}}, "known here: encoder, scorer, threshold, target_large_share"),
+        ({"tiers": TIERS, "router": {"xyz": 1}}, "known here: encoder, scorer, head, threshold"),
         ({"tiers": TIERS, "router": {"threshold": 11}}, "router.threshold: Input should be less than or equal to 10"),
         ({"tiers": TIERS, "router": {"target_large_share": 1.5}}, "router.target_large_share: Input should be less"),
         ({"tiers": TIERS, "router": {"target_large_share": 0}}, "router.target_large_share: Input should be greater"),

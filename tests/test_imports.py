@@ -86,8 +86,29 @@ def test_the_pipeline_and_the_router_know_no_http() -> None:
 
 def test_importing_everything_light_loads_nothing_heavy() -> None:
     heavy = {"torch", "vllm", "transformers", "sentence_transformers", "openvino", "onnxruntime", "nncf", "sklearn"}
+    heavy |= {"matplotlib", "scipy"}
     code = (
         "import sys, tierserve, tierserve.cli, tierserve.pipeline, tierserve.server.serve, tierserve.lab;"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_scoring_needs_numpy_alone() -> None:
+    """In a process that has neither the libraries which fit heads nor those which run the encoder."""
+    code = """
+import sys
+absent = ("sklearn", "scipy", "torch", "tokenizers", "transformers", "sentence_transformers", "openvino", "onnxruntime")
+sys.modules.update(dict.fromkeys(absent))  # None: importing it fails
+import numpy as np
+from tierserve.core import Prompt
+from tierserve.router.scoring.features import features
+from tierserve.router.scoring.head import DEFAULT, Head
+head = Head.load(DEFAULT)
+vector = np.zeros(head.dimensions, np.float32)
+assert 0 <= head.score(Prompt("What is Python?"), vector) <= 10
+assert len(head.nearest(vector, 3)) == 3
+assert np.isfinite(features(Prompt(""))).all()
+print(sorted({name.split(".")[0] for name in sys.modules} & {"pydantic", "yaml", "aiohttp"}))
+"""
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

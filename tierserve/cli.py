@@ -176,8 +176,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from tierserve.quality.outcomes import read_outcomes
     from tierserve.router.embedding.encoder import load_encoder
 
-    if not arguments.out.parent.is_dir():
-        raise ConfigError("--out", f"there is no folder {arguments.out.parent}", "make it first")
+    _check_out(arguments.out)
     data, traffic = (read_outcomes(files) if files else None for files in (arguments.data, arguments.traffic))
     encoder = load_encoder(_router_config(arguments).encoder)
     kinds = KINDS if arguments.kind == "auto" else (arguments.kind,)
@@ -188,6 +187,14 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: fitted to {head.note}")
     print(f"router.threshold: {report.threshold:.2f} sends {arguments.large_share:.0%} to the large tier")
     return 0
+
+
+def _check_out(path: Path) -> None:
+    """Before the minutes of fitting."""
+    if not path.parent.is_dir():
+        raise ConfigError("--out", f"there is no folder {path.parent}", "make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError("--out", f"{path} can't be written", "name another file")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

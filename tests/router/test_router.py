@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from tierserve.config import RouterConfig
 from tierserve.core import Call, Cause, Conversation, Decision, Kind, Load, Prompt, Queue, Role
 from tierserve.errors import TierUnavailable
+from tierserve.router.embedding.encoder import SentenceEncoder
 from tierserve.router.embedding.network import Vectors
 from tierserve.router.router import Router, build_router
 from tierserve.router.rules.policy import build_policy
+from tierserve.router.scoring.head import DEFAULT, Head
 
 SMALL, LARGE = Role.SMALL, Role.LARGE
 
@@ -285,4 +287,25 @@ async def test_the_real_router_decides_many_at_once_as_one_by_one() -> None:
     again = [await router.decide(call(text)) for text in texts]
     assert [decision.score for decision in again] == [decision.score for decision in together]
     assert {decision.cause for decision in again} == {Cause.CACHE}
+    await router.close()
+
+
+async def test_the_nearest_are_those_of_the_head(encoder: SentenceEncoder) -> None:
+    head = Head.load(DEFAULT)
+    router = Router(lambda: (encoder, head), build_policy(RouterConfig()))
+    with pytest.raises(TierUnavailable):
+        await router.nearest(Prompt("hi"), 3)
+    await router.start()
+    known = str(head.example_texts[7])
+    nearest = await router.nearest(Prompt(known), 3)
+    assert len(nearest) == 3
+    assert (nearest[0].text, nearest[0].hard) == (known, bool(head.example_hard[7]))
+    assert nearest[0].cosine == pytest.approx(1, abs=0.01)
+    assert router.cache_misses == 0  # looking leaves no trace
+    await router.close()
+
+
+async def test_a_scorer_without_examples_knows_no_nearest() -> None:
+    router, _ = await started()
+    assert await router.nearest(Prompt("hi"), 3) == []
     await router.close()

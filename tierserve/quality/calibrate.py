@@ -4,7 +4,8 @@
     head.save(path)
 
 Which kind of head: of several sources, the one that ranks a source best which it was not fitted on, for the prompts to
-come are of none of them; of one or two, the one that ranks questions best which it was not fitted on.
+come are of none of them; of one or two, or where all ask the same questions, the one that ranks questions best which it
+was not fitted on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tierserve.core import Prompt
 from tierserve.errors import ConfigError
-from tierserve.quality.fit import KINDS, Fitted, cross_ranks, fit_head, fit_rank, rank_of
+from tierserve.quality.fit import FEWEST, KINDS, Fitted, cross_ranks, fit_head, fit_rank, rank_of
 from tierserve.quality.measures import Recovery
 from tierserve.quality.outcomes import Outcomes
 from tierserve.router.embedding.encoder import Encoder
@@ -59,6 +60,10 @@ def calibrate(
         _check(questions, "--data")
     if traffic is not None:
         _check(traffic, "--traffic")
+        hard = int((traffic.gain > 0).sum())
+        if min(hard, len(traffic) - hard) < FEWEST:
+            problem = f"{hard} hard prompts and {len(traffic) - hard} simple ones"
+            raise ConfigError("--traffic", problem, f"at least {FEWEST} of each are needed")
     fitted, everyday = (
         None if rows is None else Fitted(encode(encoder, rows.prompts), rows) for rows in (questions, traffic)
     )
@@ -85,9 +90,9 @@ def encode(encoder: Encoder, prompts: Sequence[Prompt]) -> Array:
 
 
 def _judged(questions: Fitted, kinds: Sequence[str]) -> tuple[str, dict[str, float]]:
-    sources = np.unique(questions.outcomes.sources)
     if len(kinds) == 1:
         return "", {}
+    sources = [source for source in np.unique(questions.outcomes.sources) if _can_judge(questions, source)]
     if len(sources) < _SEVERAL:
         return "question", {kind: _apgr_within(questions, kind) for kind in _progress(kinds, "kinds")}
     by_kind = {
@@ -98,6 +103,12 @@ def _judged(questions: Fitted, kinds: Sequence[str]) -> tuple[str, dict[str, flo
 
 def _apgr_within(questions: Fitted, kind: str) -> float:
     return Recovery(cross_ranks(questions, kind, _FOLDS), questions.outcomes.small, questions.outcomes.large).apgr()
+
+
+def _can_judge(questions: Fitted, source: str) -> bool:
+    """Whether a head can be fitted without this source, and there is something to recover in it."""
+    others, own = without(questions, source)
+    return len(others.outcomes) >= _LEAST and own.outcomes.gain.mean() > 0
 
 
 def _apgr_across(questions: Fitted, source: str, kind: str) -> float:
@@ -120,10 +131,10 @@ def without(questions: Fitted, source: str) -> tuple[Fitted, Fitted]:
 
 
 def _check(outcomes: Outcomes, option: str) -> None:
-    if len(outcomes) < _LEAST:
-        raise ConfigError(
-            option, f"{len(outcomes)} rows are too few", f"at least {_LEAST} are needed, hundreds to rank well"
-        )
+    different = len(np.unique(outcomes.questions()))
+    if different < _LEAST:
+        problem = f"{different} different prompts are too few"
+        raise ConfigError(option, problem, f"at least {_LEAST} are needed, hundreds to rank well")
     if not (outcomes.gain > 0).any() or outcomes.gain.mean() <= 0:
         raise ConfigError(option, "the large model is no better than the small one", "are the two exchanged?")
     if not (outcomes.gain <= 0).any():

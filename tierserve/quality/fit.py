@@ -27,6 +27,7 @@ from tierserve.router.scoring.features import NAMES, features
 from tierserve.router.scoring.head import Array, Head
 
 KINDS: Final = ("linear", "kernel", "net")
+FEWEST: Final = 5  # hard and simple prompts of everyday traffic: each part of the cross-validation needs one of each
 
 # The prior: of how much a spread of the length counts beside a spread of the fitted slopes. Anything from 0.5 to 1
 # does as well across benchmarks.
@@ -43,6 +44,7 @@ _DROPOUT: Final = (0.7, 0.5)  # of inputs, of hidden units
 _EPOCHS: Final = 12
 _FOLDS: Final = 3
 _EXAMPLES: Final = 500
+_EXAMPLE_CHARACTERS: Final = 1_000  # in an array of texts each takes the room of the longest
 _CERTAIN: Final = 30.0  # as a logit
 
 
@@ -82,13 +84,14 @@ def fit_rank(questions: Fitted, kind: str, seed: int = 0) -> Head:
 def _blank(fitted: Fitted, own: int, note: str) -> Head:
     """Standardises the inputs, and says 5 to everything that is no everyday traffic."""
     rows = np.concatenate([fitted.vectors, fitted.surface()], axis=1)
-    spread = rows.std(axis=0)
+    # In float32 the sum of 24,000 equal numbers is off by enough to give a constant a spread of 1e-4.
+    center, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6)
     d, empty = rows.shape[1], np.zeros(0, np.float32)
     outcomes = fitted.outcomes
     return Head(
-        center=rows.mean(axis=0),
-        scale=scale,
+        center=center.astype(np.float32),
+        scale=scale.astype(np.float32),
         slopes=np.zeros(d, np.float32),
         net_in=np.zeros((d, 0), np.float32),
         net_bias=empty,
@@ -222,7 +225,7 @@ def _with_traffic(head: Head, questions: Fitted | None, traffic: Fitted | None) 
     own = head.example_vectors.shape[1]
     return replace(
         head,
-        example_texts=np.array([traffic.outcomes.prompts[row].text for row in kept]),
+        example_texts=np.array([traffic.outcomes.prompts[row].text[:_EXAMPLE_CHARACTERS] for row in kept]),
         example_hard=hard[kept],
         example_vectors=traffic.vectors[kept, :own],
     )
@@ -236,7 +239,7 @@ def _logistic(inputs: Array, positive: NDArray[np.bool_], balanced: bool = False
     else:
         model = LogisticRegressionCV(
             Cs=np.logspace(-5, 0, 11),
-            cv=5,
+            cv=FEWEST,
             scoring="neg_log_loss",
             max_iter=1000,
             l1_ratios=(0.0,),

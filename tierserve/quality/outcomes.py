@@ -9,8 +9,8 @@ JSON Lines, plain or gzipped. Each row has `prompt`, `small_score` and `large_sc
 
 import gzip
 import json
-import math
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,9 @@ from tierserve.errors import ConfigError
 
 _REMEDY = 'rows look like {"prompt": "...", "small_score": 0, "large_score": 1}'
 # The choices of an exam question: the same question is asked with four of them here and with ten there.
-_CHOICES = re.compile(r"\n+A[.)] ")
+_CHOICES = re.compile(r"\nA[.)] ")
 _NO_WORD = re.compile(r"\W+")
+_MOST_TURNS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,19 @@ class Outcomes:
         """What the large model wins, -1..1."""
         return self.large - self.small
 
-    def questions(self) -> NDArray[np.str_]:
-        """What is asked, without choices, case and punctuation: rows that share it must not be divided by a split."""
-        return np.array([_question(prompt.text) for prompt in self.prompts])
+    def questions(self) -> NDArray[np.int64]:
+        """A number for what each row asks, without choices, case and punctuation: a split must not divide its rows.
+
+        No array of the texts themselves, in which each would take the room of the longest.
+        """
+        asked = [_question(prompt.text) for prompt in self.prompts]
+        numbers = {text: number for number, text in enumerate(sorted(set(asked)))}
+        return np.array([numbers[text] for text in asked], np.int64)
 
     def folds(self, count: int, seed: int) -> NDArray[np.int64]:
         """A fold, 0 to count - 1, for each row, by its question."""
-        names, where = np.unique(self.questions(), return_inverse=True)
-        return (np.random.default_rng(seed).permutation(len(names)) % count)[where]
+        asked = self.questions()
+        return (np.random.default_rng(seed).permutation(asked.max(initial=-1) + 1) % count)[asked]
 
 
 def read_outcomes(paths: Sequence[Path]) -> Outcomes:
@@ -78,7 +84,7 @@ def _rows(path: Path) -> Iterator[tuple[Prompt, float, float, str, str]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _row(line, f"{path}:{number}", default)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"can't be read ({error})", "name a file of JSON Lines, plain or .gz") from None
 
 
@@ -90,15 +96,17 @@ def _row(line: str, where: str, source: str) -> tuple[Prompt, float, float, str,
     if not isinstance(data, dict) or not isinstance(text := data.get("prompt"), str) or not text.strip():
         raise ConfigError(where, "has no `prompt`", _REMEDY)
     turns = data.get("turns", 1)
-    if not isinstance(turns, int) or turns < 1:
-        raise ConfigError(where, "`turns` must be a number from 1", "leave it out, or count the user's messages")
+    if not isinstance(turns, int) or not 1 <= turns <= _MOST_TURNS:
+        raise ConfigError(
+            where, f"`turns` must be a number from 1 to {_MOST_TURNS}", "leave it out, or count the user's messages"
+        )
     small, large = (_score(data, name, where) for name in ("small_score", "large_score"))
     return Prompt(text, turns), small, large, str(data.get("source") or source), str(data.get("category") or "")
 
 
 def _score(data: dict[str, Any], name: str, where: str) -> float:
     value = data.get(name)
-    if isinstance(value, bool | int | float) and math.isfinite(value) and 0 <= value <= 1:
+    if isinstance(value, bool | int | float) and 0 <= value <= 1:  # nor is NaN
         return float(value)
     raise ConfigError(where, f"`{name}` must be a number from 0 to 1 (it is {value!r})", _REMEDY)
 

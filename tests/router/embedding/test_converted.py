@@ -17,7 +17,7 @@ from tierserve.router.embedding import backends, converted, openvino_network, we
 from tierserve.router.embedding.conversion import SAMPLE, least_cosine
 from tierserve.router.embedding.converted import CHECK, Source, open_converted
 from tierserve.router.embedding.encoder import SentenceEncoder, load_encoder
-from tierserve.router.embedding.network import Backend
+from tierserve.router.embedding.network import Backend, Vectors
 from tierserve.router.embedding.onnx_network import Onnx
 from tierserve.router.embedding.openvino_network import OpenVino
 from tierserve.router.embedding.tokens import SentenceTokenizer
@@ -59,6 +59,11 @@ def fast(backend: Backend, cache: Path) -> SentenceEncoder:
     return SentenceEncoder(SentenceTokenizer(FOLDER, 256), network, backend.name)
 
 
+def parts(vectors: Vectors) -> Vectors:
+    """Of each vector the three that it is made of: shape (texts, 3, 384)."""
+    return vectors.reshape(len(vectors), 3, 384)
+
+
 def files(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -67,13 +72,15 @@ def test_every_backend_is_near_the_original(fast: SentenceEncoder, original: Sen
     assert least_cosine(fast, original, TEXTS) >= converted.LEAST_COSINE
     vectors = fast.encode(TEXTS)
     assert vectors.dtype == np.float32
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(parts(vectors), axis=2) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_batch_gives_what_single_texts_give(fast: SentenceEncoder) -> None:
     together = fast.encode(TEXTS)
     alone = np.concatenate([fast.encode([text]) for text in TEXTS])
-    assert (together * alone).sum(axis=1).min() > 0.995  # int8 rounds otherwise in another shape, most in "thanks!"
+    assert (parts(together) * parts(alone)).sum(
+        axis=2
+    ).min() > 0.995  # int8 rounds otherwise in another shape, most in "thanks!"
 
 
 def test_a_result_is_not_overwritten_by_the_next(fast: SentenceEncoder) -> None:
@@ -83,12 +90,26 @@ def test_a_result_is_not_overwritten_by_the_next(fast: SentenceEncoder) -> None:
     assert (vectors == kept).all()
 
 
-def test_the_original_is_what_sentence_transformers_gives(original: SentenceEncoder) -> None:
+def test_the_original_s_own_part_is_what_sentence_transformers_gives(original: SentenceEncoder) -> None:
     from sentence_transformers import SentenceTransformer
 
     plain = SentenceTransformer(str(FOLDER), device="cpu").encode(list(SAMPLE))
     short = [row for row, text in enumerate(SAMPLE) if len(text) < 500]  # it cuts the end off, we the middle
-    assert (original.encode(SAMPLE) * plain).sum(axis=1)[short].min() > 0.99999
+    assert (original.encode(SAMPLE)[:, : original.own] * plain).sum(axis=1)[short].min() > 0.99999
+
+
+def test_the_other_parts_are_the_means_half_way_and_before_the_first_layer(original: SentenceEncoder) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), AutoModel.from_pretrained(FOLDER).eval()
+    for text in ("What is Python?", "x = [i ** 2 for i in range(10)]"):
+        with torch.inference_mode():
+            found = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+        states = found.hidden_states
+        assert len(states) == 7  # what goes into the first of six layers, and what comes out of each
+        expected = torch.nn.functional.normalize(torch.stack([states[3][0].mean(0), states[0][0].mean(0)]))
+        assert parts(original.encode([text]))[0, 1:] == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_once_converted_a_start_needs_no_torch(fast: SentenceEncoder, backend: Backend, cache: Path) -> None:
@@ -153,7 +174,7 @@ def test_a_cache_that_can_t_be_written_is_done_without(tmp_path: Path, caplog: p
     loaded = load_encoder(EncoderConfig(cache_folder=str(tmp_path / "file" / "cache"), max_tokens=16))
     assert loaded.runs_on.startswith("openvino")
     assert "can't be written (Not a directory): the encoder is converted at each start" in caplog.text
-    assert loaded.encode(["hi"]).shape == (1, 384)
+    assert loaded.encode(["hi"]).shape == (1, 1152)
 
 
 def test_vectors_too_far_from_the_original_s_are_not_used(
@@ -180,7 +201,7 @@ def test_a_backend_that_is_not_installed_is_replaced_by_the_next(
         "the encoder can't run on openvino, so on the next, slower one: the package openvino is not installed",
         "the encoder can't run on onnx, so on the next, slower one: the package onnxruntime is not installed",
     ]
-    assert loaded.encode(["hi"]).shape == (1, 384)
+    assert loaded.encode(["hi"]).shape == (1, 1152)
 
 
 def test_a_conversion_that_fails_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ _READ: Final = 4_000
 # Each is linear in the text: no pattern can be entered twice at one place.
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_SENTENCE = re.compile(r"[.!?]+(?=\s|$)")
+_SENTENCE = re.compile(r"[.!?](?=\s|$)")  # the last mark of a run: with a + each mark reads the rest of its run
 _MATHEMATICS = re.compile(r"\\[a-zA-Z]+|[=+*^/<>≤≥∑∫√π∞±×÷$]")
 _CODE = re.compile(r"```|[{};]$|=>|\b(?:def|class|return|import|SELECT|FROM)\b|[a-z_]\(", re.MULTILINE)
 _CHOICE = re.compile(r"^[A-J][.)] ", re.MULTILINE)

@@ -8,7 +8,6 @@
 calibrate` fits heads (quality/fit.py has the method); here is only the arithmetic, in numpy.
 """
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,8 @@ class Head:
         everyday, hard = _probability(_logit(inputs, self.everyday)), _probability(_logit(inputs, self.everyday_hard))
         gain = _probability(self.calibration[0] * self.rank(inputs) + self.calibration[1])
         scores: Array = np.clip(10 * (everyday * hard + (1 - everyday) * gain), 0, 10)
-        return np.where(np.isfinite(scores), scores, np.float32(10))
+        finite = np.isfinite(inputs).all(axis=1) & np.isfinite(scores)
+        return np.where(finite, scores, np.float32(10))
 
     def inputs(self, vectors: Array, surface: Array) -> Array:
         """Standardised, shape (n, d)."""
@@ -112,15 +112,16 @@ class Head:
         """Raises ConfigError when the file can't be read, or holds no head that this version can use."""
         remedy = "fit one with `tierserve calibrate`, or leave `router.head` out for the default"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: _unpacked(file[name]) for name in cls.__slots__}
-                kind, names = str(file["format"]), tuple(file["features"])
+                known = str(file["format"]) == _FORMAT and tuple(file["features"]) == NAMES
+            head = cls(**arrays)
+            usable = known and head._fits()
         except OSError as error:
             raise ConfigError(_WHERE, f"{path} can't be read ({error.strerror or error})", remedy) from None
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        except Exception as error:  # zipfile, zlib and numpy each have their own for a file that is damaged
             raise ConfigError(_WHERE, f"{path} holds no head ({error})", remedy) from None
-        head = cls(**arrays)
-        if kind != _FORMAT or names != NAMES or not head._fits():
+        if not usable:
             raise ConfigError(_WHERE, f"{path} is of another version of tierserve, or damaged", remedy)
         return head
 
@@ -131,24 +132,31 @@ class Head:
         return kernel
 
     def _fits(self) -> bool:
-        """Whether the arrays belong together and hold finite numbers."""
+        """Whether the arrays belong together, are of the right kinds, and hold finite numbers."""
         d, hidden, landmarks, examples = map(
             len, (self.center, self.net_out, self.landmark_weights, self.example_texts)
         )
-        expected: Sequence[tuple[Array | NDArray[Any], tuple[int, ...]]] = (
+        numbers: Sequence[tuple[Array, tuple[int, ...]]] = (
+            (self.center, (d,)),
             (self.scale, (d,)),
             (self.slopes, (d,)),
             (self.net_in, (d, hidden)),
             (self.net_bias, (hidden,)),
+            (self.net_out, (hidden,)),
             (self.landmarks, (landmarks, d - len(NAMES))),
+            (self.landmark_weights, (landmarks,)),
             (self.width, ()),
             (self.calibration, (2,)),
             (self.everyday, (d + 1,)),
             (self.everyday_hard, (d + 1,)),
-            (self.example_hard, (examples,)),
             (self.example_vectors, (examples, self.example_vectors.shape[-1])),
+            (self.threshold, ()),
         )
-        return all(array.shape == shape and np.isfinite(array).all() for array, shape in expected)
+        others = ((self.example_texts, "U", (examples,)), (self.example_hard, "b", (examples,)), (self.note, "U", ()))
+        return all(
+            array.dtype == np.float32 and array.shape == shape and bool(np.isfinite(array).all())
+            for array, shape in numbers
+        ) and all(array.dtype.kind == kind and array.shape == shape for array, kind, shape in others)
 
 
 def gelu(values: Array) -> Array:
