@@ -28,6 +28,7 @@ from measurement import Measurement, Target, arguments, percentile
 from tqdm import tqdm
 
 from tierserve.config import EncoderConfig, RouterConfig
+from tierserve.core import Call, Kind, Prompt
 from tierserve.router.embedding import weights
 from tierserve.router.embedding.encoder import load_encoder
 from tierserve.router.router import Router, build_router
@@ -129,7 +130,7 @@ async def _traffic(options: argparse.Namespace, cores: list[int]) -> list[dict[s
 
 
 async def _decide(router: Router, text: str) -> None:
-    await router.decide([text])
+    await router.decide(Call("benchmark", Kind.CHAT, {}, (Prompt(text),)))
 
 
 async def _decisions(router: Router, seconds: float, tokens: int | str, texts: Iterator[str]) -> dict[str, Any]:

@@ -93,7 +93,12 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, nargs="+", default=[], metavar="FILE", help="outcome files (JSON Lines, .gz)"
     )
     parser.add_argument(
-        "--traffic", type=Path, nargs="+", default=[], metavar="FILE", help="outcome files of everyday prompts"
+        "--traffic",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="outcome files of everyday prompts; the head keeps their texts, to explain",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="HEAD.npz", help="where the head goes")
     parser.add_argument(

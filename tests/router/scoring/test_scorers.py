@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.router.test_head import small_head
+from tests.router.scoring.test_head import small_head
 from tierserve.config import RouterConfig
 from tierserve.core import Prompt
 from tierserve.errors import ConfigError
