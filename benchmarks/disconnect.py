@@ -51,6 +51,7 @@ def _node(options: argparse.Namespace) -> Iterator[str]:
     config = yaml.safe_load(_CONFIG.read_text()) | {"server": {"port": 0}}
     for tier in config["tiers"].values():
         tier["engine"]["model"] = str((_CONFIG.parent / tier["engine"]["model"]).resolve())
+    config["router"]["head"] = str((_CONFIG.parent / config["router"]["head"]).resolve())
     with tempfile.TemporaryDirectory() as folder, Node(config, Path(folder)) as node:
         yield node.wait_until_ready().url
 

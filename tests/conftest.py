@@ -51,6 +51,7 @@ def lab() -> dict[str, Any]:
     data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
     for tier in data["tiers"].values():
         tier["engine"]["model"] = str((ROOT / "configs" / tier["engine"]["model"]).resolve())
+    data["router"]["head"] = str((ROOT / "configs" / data["router"]["head"]).resolve())
     return data | {"server": {"port": 0, "max_body_mb": 1, "drain_s": 60}}
 
 

@@ -119,7 +119,8 @@ def test_engine_options_are_checked_by_path(
 
 
 def test_route_prints_the_decision(lab: dict[str, Any], write: Any, run: Any) -> None:
-    path = write(lab)
+    """By the head that comes with tierserve: it has examples to show."""
+    path = write(lab | {"router": {}})
     status, out, _ = run("route", "--config", path, "What is Python?")
     assert status == 0
     first, title, *nearest = out.splitlines()
@@ -136,6 +137,20 @@ def test_route_prints_the_decision(lab: dict[str, Any], write: Any, run: Any) ->
     assert all(set(each) == {"prompt", "label", "cosine"} for each in nearest)
     assert "hard" in {each["label"] for each in nearest}
     assert nearest == sorted(nearest, key=lambda each: -each["cosine"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "decision"),
+    [
+        ("The lamp is red. The phone ships to Oslo. Where does the phone ship to?", r"lab-small \(small\): .* <= 4"),
+        ("Shift XCI by 2 in the alphabet.", r"lab-large \(large\): .* > 4"),
+    ],
+)
+def test_route_asks_the_head_of_the_configuration(prompt: str, decision: str, run: Any) -> None:
+    """The lab's has no examples to show."""
+    status, out, err = run("route", "--config", str(ROOT / "configs" / "lab.yaml"), prompt)
+    assert status == 0, err
+    assert re.fullmatch(rf"{decision}, by head\n", out)
 
 
 def test_route_of_nothing_is_a_usage_error(lab: dict[str, Any], write: Any, run: Any) -> None:

@@ -11,10 +11,13 @@ import openai
 import pytest
 from node import Node
 
+from tests.conftest import ROOT
+from tierserve.config import load
+
 pytestmark = pytest.mark.engine
 
 SIMPLE = "What is Python?"
-HARD = "Explain the CAP theorem trade-offs in distributed databases"
+HARD = "Shift XCIQB by 3 in the alphabet."
 WEATHER = {
     "type": "function",
     "function": {
@@ -57,6 +60,17 @@ def test_a_prompt_is_routed_by_its_score(client: openai.OpenAI, prompt: str, tie
     assert answer.usage is not None
     assert answer.usage.prompt_tokens > 0
     assert 0 < answer.usage.completion_tokens <= 8
+
+
+@pytest.mark.parametrize(
+    ("number", "tier", "right"), [(0, "lab-small", "billing"), (1, "lab-small", "Oslo"), (2, "lab-large", "XHKPT")]
+)
+def test_the_demo_s_examples_are_answered_right_by_the_smallest_that_will_do(
+    client: openai.OpenAI, number: int, tier: str, right: str
+) -> None:
+    example = load(ROOT / "configs" / "lab.yaml").server.examples[number]
+    answer = client.chat.completions.create(model="auto", messages=said(example), temperature=0)
+    assert (answer.model, answer.choices[0].message.content) == (tier, right)
 
 
 @pytest.mark.parametrize("model", ["lab-small", "lab-large"])
