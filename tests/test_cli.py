@@ -176,7 +176,7 @@ def test_a_head_is_fitted_and_then_routes_and_is_evaluated(
     lab = json.loads(json.dumps(lab)) | {"router": {"head": "mine.npz"}}  # beside the configuration's file
     status, out, err = run("route", "--config", write(lab), "--json", "Prove that there are infinitely many primes.")
     assert status == 0, err
-    assert json.loads(out)["score"] > 9
+    assert json.loads(out)["score"] > 4
 
     status, out, err = run("evaluate", "--data", TRAFFIC, "--head", str(head), "--json", "--plot", str(plot))
     assert status == 0, err
