@@ -54,6 +54,9 @@ def main() -> None:
     questions, everyday = (Fitted(encode(encoder, rows.prompts), rows) for rows in (outcomes, traffic))
     rows = []
     for source, where in tqdm(list(_by_source(outcomes)), desc="sources", file=sys.stderr, disable=None):
+        if questions[where].outcomes.gain.mean() <= 0:
+            print(f"{source}: the large model is no better there, nothing to measure", file=sys.stderr)
+            continue
         rows += _inside(source, questions[where], encoder.own, seeds)
         rows.append(_across(source, questions))
     rows += _traffic(questions, everyday, encoder.own)
@@ -105,7 +108,7 @@ def _traffic(questions: Fitted, everyday: Fitted, own: int) -> list[dict[str, An
         judged = everyday[half == kept]
         scores, hard = head.scores(judged.vectors, judged.surface()), judged.outcomes.gain > 0
         rows.append(
-            _cells("traffic", f"half {kept + 1}", "default head", len(hard))
+            _cells("traffic", f"half {kept + 1}", "as the default, fitted to the rest", len(hard))
             | {"auroc": float(roc_auc_score(hard, scores)), "large_share": float((scores > _THRESHOLD).mean())}
         )
     return rows

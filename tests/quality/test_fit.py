@@ -171,3 +171,12 @@ def test_constant_inputs_count_for_nothing(questions: Fitted) -> None:
 def test_forms_and_subjects_are_all_asked_once() -> None:
     texts = asked(["a", "b"])
     assert len(set(texts)) == len(texts) == 20
+
+
+def test_a_kernel_head_does_not_hang_on_questions_that_are_asked_twice(questions: Fitted, tmp_path: Path) -> None:
+    twice = questions[np.arange(len(questions.outcomes)).repeat(2)]
+    head = fit_rank(twice, "kernel")
+    assert np.abs(head.landmark_weights).max() < 100
+    head.save(tmp_path / "head.npz")
+    moved = rank_of(Head.load(tmp_path / "head.npz"), questions) - rank_of(head, questions)
+    assert np.abs(moved).max() < 0.01

@@ -152,6 +152,16 @@ async def test_a_conversation_that_was_sent_up_stays_up() -> None:
     assert (await router.decide(call("abc"))).role is SMALL, "only that conversation"
 
 
+async def test_a_turn_that_ends_late_does_not_take_its_conversation_down() -> None:
+    router, lengths = await started(conversations={"short_follow_up_chars": 0})
+    lengths.go.clear()
+    hard, easy = (asyncio.create_task(router.decide(turn(text))) for text in ("what is hard", "easy"))
+    await asyncio.sleep(0.05)
+    lengths.go.set()
+    assert [(await task).role for task in (hard, easy)] == [LARGE, SMALL]
+    assert await router.decide(turn("four")) == Decision(LARGE, Cause.CONVERSATION)
+
+
 async def test_short_and_first_is_no_follow_up() -> None:
     router, _ = await started()
     assert (await router.decide(turn("yes"))).cause is Cause.SCORE

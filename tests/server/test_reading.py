@@ -131,6 +131,14 @@ def test_token_ids_need_a_tier(prompt: Any) -> None:
     assert read({"prompt": prompt, "model": "small"}, Kind.COMPLETION).prompts == ()
 
 
+def test_more_prompts_than_can_be_routed_at_once_need_a_tier() -> None:
+    prompts = [f"prompt {number}" for number in range(129)]
+    with pytest.raises(RequestError, match="at most 128 prompts can be routed at once: name a tier"):
+        read({"prompt": prompts}, Kind.COMPLETION)
+    assert len(read({"prompt": prompts[:128]}, Kind.COMPLETION).prompts) == 128
+    assert len(read({"prompt": prompts, "model": "small"}, Kind.COMPLETION).prompts) == 129
+
+
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b"[1]", b'"a"', b'{"a": NaN}', b'{"a": Infinity}', b'{"a": "\\ud800"}', b"\xff", b"[" * 100_000]
 )

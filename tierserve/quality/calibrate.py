@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tierserve.core import Prompt
 from tierserve.errors import ConfigError
-from tierserve.quality.fit import FEWEST, KINDS, Fitted, cross_ranks, fit_head, fit_rank, rank_of
+from tierserve.quality.fit import FEWEST, KINDS, Fitted, cross_ranks, cross_scores, fit_head, fit_rank, rank_of
 from tierserve.quality.measures import Recovery
 from tierserve.quality.outcomes import Outcomes
 from tierserve.router.embedding.encoder import Encoder
@@ -70,9 +70,7 @@ def calibrate(
     judged_by, apgr = _judged(fitted, kinds) if fitted is not None else ("", {})
     kind = max(apgr, key=lambda name: apgr[name]) if apgr else kinds[0]
     head = fit_head(fitted, everyday, kind, encoder.own, note=_note(questions, traffic, kind))
-    judged_on = everyday or fitted
-    assert judged_on is not None
-    scores = head.scores(judged_on.vectors, judged_on.surface())
+    scores = cross_scores(head, fitted, everyday, kind)
     # Where simple and hard lie far apart many thresholds have this share above them: the one nearest the default.
     least, most = np.quantile(scores, np.clip(1 - large_share + np.array([-_LEEWAY, _LEEWAY]), 0, 1))
     threshold = float(np.clip(_DEFAULT_THRESHOLD, least, most))

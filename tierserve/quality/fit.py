@@ -1,6 +1,6 @@
 """Fits a head to outcomes.
 
-    head = fit_head(vectors, outcomes, traffic_vectors, traffic, kind="linear")
+    head = fit_head(Fitted(vectors, outcomes), Fitted(traffic_vectors, traffic), "linear", own=384)
 
 What is fitted is the gain: the large model's score less the small one's. P(the small model fails) ranks worse: many
 questions are beyond both. Each source (a benchmark, a pair of models) is centred on its own mean first, so that what
@@ -27,7 +27,7 @@ from tierserve.router.scoring.features import NAMES, features
 from tierserve.router.scoring.head import Array, Head
 
 KINDS: Final = ("linear", "kernel", "net")
-FEWEST: Final = 5  # hard and simple prompts of everyday traffic: each part of the cross-validation needs one of each
+FEWEST: Final = 15  # hard and simple prompts of everyday traffic: cross-validation divides them by three, then by five
 
 # The prior: of how much a spread of the length counts beside a spread of the fitted slopes. Anything from 0.5 to 1
 # does as well across benchmarks.
@@ -143,7 +143,8 @@ def _slopes(inputs: Array, outcomes: Outcomes) -> Array:
 
 
 def _kernel(head: Head, inputs: Array, rest: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    vectors = inputs[:, : head.dimensions]
+    # In float32 questions that are asked twice make the kernel's inverse square root a matter of rounding.
+    vectors = inputs[:, : head.dimensions].astype(np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     count = min(_LANDMARKS, len(unit))
     nystroem = Nystroem(gamma=_KERNEL_WIDTH, n_components=count, random_state=seed).fit(unit)
@@ -209,6 +210,23 @@ def rank_of(head: Head, rows: Fitted) -> Array:
     return head.rank(head.inputs(rows.vectors, rows.surface()))
 
 
+def cross_scores(head: Head, questions: Fitted | None, traffic: Fitted | None, kind: str, seed: int = 0) -> Array:
+    """Scores of the traffic, or else of the questions, each by a head that was fitted without it; shape (rows,)."""
+    if traffic is None:
+        assert questions is not None
+        logits = head.calibration[0] * cross_ranks(questions, kind, _FOLDS, seed) + head.calibration[1]
+        of_questions: Array = (10 / (1 + np.exp(-logits))).astype(np.float32)
+        return of_questions
+    fold = traffic.outcomes.folds(_FOLDS, seed)
+    scores = np.zeros(len(fold), np.float32)
+    for number in range(_FOLDS):
+        held = traffic[fold == number]
+        scores[fold == number] = _with_traffic(head, questions, traffic[fold != number]).scores(
+            held.vectors, held.surface()
+        )
+    return scores
+
+
 def _with_traffic(head: Head, questions: Fitted | None, traffic: Fitted | None) -> Head:
     if traffic is None:
         return head
@@ -216,7 +234,7 @@ def _with_traffic(head: Head, questions: Fitted | None, traffic: Fitted | None) 
     hard = traffic.outcomes.gain > 0
     head = replace(head, everyday_hard=_logistic(inputs, hard))
     if questions is None:
-        head = replace(head, everyday=-head.everyday)
+        head = replace(head, everyday=np.append(np.zeros_like(head.center), np.float32(_CERTAIN)))
     else:
         others = head.inputs(questions.vectors, questions.surface())
         is_traffic = np.arange(len(inputs) + len(others)) < len(inputs)
@@ -239,7 +257,7 @@ def _logistic(inputs: Array, positive: NDArray[np.bool_], balanced: bool = False
     else:
         model = LogisticRegressionCV(
             Cs=np.logspace(-5, 0, 11),
-            cv=FEWEST,
+            cv=5,
             scoring="neg_log_loss",
             max_iter=1000,
             l1_ratios=(0.0,),

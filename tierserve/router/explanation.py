@@ -39,7 +39,9 @@ class Explanation:
     def as_text(self, tier: str) -> str:
         score = self.decision.score
         relation = "<=" if score is not None and score <= self.threshold else ">"
-        why = f"score {score:.2f} {relation} {self.threshold:g}" if score is not None else str(self.decision.cause)
+        why = str(self.decision.cause)
+        if score is not None:
+            why += f" {score:.2f} {relation} {self.threshold:g}"
         lines = [f"{tier} ({self.decision.role}): {why}, by {self.scorer}"]
         if self.examples:
             lines += ["nearest known:"]

@@ -137,11 +137,13 @@ class Router:
                 self._policy.threshold.observe(None, role is Role.LARGE)
         scored_up = role is Role.LARGE and decision.cause in (Cause.SCORE, Cause.CACHE)
         sent_up = scored_up or (before is not None and before.sent_up)
-        conversations.keep(call.conversation, Standing(role, sent_up))
+        # Up, too, where a turn that was answered meanwhile was sent there while this one was being scored.
+        conversations.keep(call.conversation, Standing(Role.LARGE if sent_up else role, sent_up))
 
     async def _score(self, prompts: Sequence[Prompt], counts: bool) -> tuple[float, bool]:
         """The hardest prompt's score, and whether each was known."""
         cache = self._policy.cache
+        prompts = list(dict.fromkeys(prompts))
         known = [cache.find(prompt) if counts else cache.peek(prompt) for prompt in prompts]
         scores = [score for score in known if score is not None]
         if len(scores) == len(known):  # the common case of a prompt seen before needs no task

@@ -13,6 +13,8 @@ from tierserve.tiers.pair import TierPair
 
 AUTO = "auto"
 
+_MOST_ROUTED = 128
+
 # What may stand in a header and in a log line without a second look.
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 # What the engines' chat templates are given of a message.
@@ -147,6 +149,10 @@ def _prompts(body: Mapping[str, Any], scored: bool) -> tuple[Prompt, ...]:
     if any(one == "" or one == [] for one in prompts):
         raise RequestError("`prompt` is empty: say something", "prompt")
     texts = [one for one in prompts if isinstance(one, str)]
+    if scored and len(texts) > _MOST_ROUTED:
+        raise RequestError(
+            f"at most {_MOST_ROUTED} prompts can be routed at once: name a tier instead of `{AUTO}`", "prompt"
+        )
     if len(texts) == len(prompts):
         return tuple(Prompt(text) for text in texts)
     if scored:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tierserve.config import EncoderConfig
-from tierserve.errors import ConfigError
+from tierserve.errors import ConfigError, TierBusy
 from tierserve.router.embedding.encoder import EncoderThread, SentenceEncoder, load_encoder
 from tierserve.router.embedding.network import Vectors
 
@@ -170,4 +170,20 @@ async def test_a_caller_that_goes_away_does_not_take_the_others_along() -> None:
     gone.cancel()
     fake.go.set()
     assert (await stays)[0] == 2
+    await encoder.close()
+
+
+async def test_more_than_can_be_scored_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierserve.router.embedding.encoder._MOST_WAITING", 2)
+    fake = Fake()
+    encoder = EncoderThread(fake)
+    fake.go.clear()
+    first = asyncio.create_task(encoder.embed("a"))
+    await asyncio.sleep(0.05)
+    waiting = [asyncio.create_task(encoder.embed("bb")) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(TierBusy, match="the router is busy"):
+        await encoder.embed("ccc")
+    fake.go.set()
+    assert [vector[0] for vector in await asyncio.gather(first, *waiting)] == [1, 2, 2]
     await encoder.close()

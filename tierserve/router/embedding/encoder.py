@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tierserve.errors import ConfigError
+from tierserve.errors import ConfigError, TierBusy
 from tierserve.router.embedding import weights
 from tierserve.router.embedding.backends import open_network
 from tierserve.router.embedding.converted import Source
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tierserve.config import EncoderConfig
 
 _BATCH = 32
+_MOST_WAITING = 2_000  # some seconds' work
 _NICENESS = 5
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,9 @@ class EncoderThread:
         self._worker: asyncio.Task[None] | None = None
 
     async def embed(self, text: str) -> NDArray[np.float32]:
-        """The text's vector, shape (dimensions,)."""
+        """The text's vector, shape (dimensions,). Raises TierBusy when too many are waiting."""
+        if len(self._waiting) >= _MOST_WAITING:
+            raise TierBusy("the router is busy: too many prompts are waiting to be scored")
         future: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
         self._waiting.append((text, future))
         if self._worker is None or self._worker.done():
@@ -108,6 +111,9 @@ class EncoderThread:
             for (_, future), vector in zip(batch, vectors, strict=True):
                 if not future.done():  # its caller may have gone away meanwhile
                     future.set_result(vector)
+                    await asyncio.sleep(
+                        0
+                    )  # what is woken goes on by itself: not all of a batch in one turn of the loop
 
 
 def _step_back() -> None:

@@ -4,10 +4,14 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from cachetools import TTLCache
 
 from tierserve.core import Prompt
+
+# Characters at each end; no less than the encoder's (embedding/tokens.py: 512 tokens of 16) and the features'.
+_READ: Final = 4_096
 
 
 class ScoreCache:
@@ -61,4 +65,7 @@ class ScoreCache:
 
 
 def _key(prompt: Prompt) -> bytes:
-    return hashlib.blake2b(f"{prompt.turns} {prompt.text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    """Of all that a score can depend on: of megabytes neither encoder nor features read the middle."""
+    text = prompt.text if len(prompt.text) <= 2 * _READ else prompt.text[:_READ] + prompt.text[-_READ:]
+    said = f"{prompt.turns} {len(prompt.text)} {text}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(said, digest_size=16).digest()

@@ -57,7 +57,7 @@ class ShareController:
     of each run the fraction that is needed goes to the large tier, evenly spread, by no chance. So equal prompts may go
     to different tiers; the target is held also for a constant score.
 
-    Of simulated traffic with a sudden or slow drift, waves or bursts (tests/router/test_controller.py) a window of 300
+    Of simulated traffic with a sudden or slow drift, waves or bursts (test_controller.py) a window of 300
     and a gain of 0.005 hold any 1,000 consecutive decisions within 5 points of a target of 15 %. A longer window and a
     lower gain follow later, a shorter one and a higher gain divide scores less by their rank and more by chance.
 

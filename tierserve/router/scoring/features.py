@@ -1,4 +1,4 @@
-"""What a prompt's surface tells: length, numbers, code, mathematics, questions, turns. Numbers of its text alone.
+"""What a prompt's surface tells: length, numbers, code, mathematics, questions, turns.
 
 Length by itself is no judge of difficulty, but among questions of one kind the longer ones gain more from the large
 model (benchmarks/routing_quality.py has its figures). An embedding forgets most of this.

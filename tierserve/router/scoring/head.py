@@ -104,8 +104,10 @@ class Head:
     def save(self, path: Path) -> None:
         """As .npz; large arrays at half precision, which moves a score by less than 0.01."""
         arrays: dict[str, Any] = {name: _packed(getattr(self, name)) for name in self.__slots__}
-        with path.open("wb") as file:
+        beside = path.with_name(f".{path.name}.new")  # what is interrupted leaves the head that was there
+        with beside.open("wb") as file:
             np.savez_compressed(file, format=np.array(_FORMAT), features=np.array(NAMES), **arrays)
+        beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
