@@ -56,7 +56,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture(scope="module")
 def fast(backend: Backend, cache: Path) -> SentenceEncoder:
     network = open_converted(backend, SOURCE, cache, threads=1, max_tokens=256)
-    return SentenceEncoder(SentenceTokenizer(FOLDER, 256), network, backend.name)
+    return SentenceEncoder(SentenceTokenizer(FOLDER, EncoderConfig().max_tokens), network, backend.name)
 
 
 def parts(vectors: Vectors) -> Vectors:
