@@ -1,6 +1,6 @@
 """`tierserve evaluate`: how well scorers spend the large model's calls, on outcome files.
 
-evaluation = evaluate(scorers, encoder, outcomes)     # {"head": {"apgr": Interval, ...}, ...}
+evaluation = evaluate(scores_of(encoder, head, outcomes), outcomes)     # {"head": {"apgr": Interval, ...}, ...}
 """
 
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
 
 from tierserve.quality.outcomes import Outcomes
 from tierserve.router.scoring.features import NAMES, features
-from tierserve.router.scoring.head import Array, Head
+from tierserve.router.scoring.head import Array, Head, probability
 
 KINDS: Final = ("linear", "kernel", "net")
 FEWEST: Final = 15  # hard and simple prompts of everyday traffic: cross-validation divides them by three, then by five
@@ -215,8 +215,7 @@ def cross_scores(head: Head, questions: Fitted | None, traffic: Fitted | None, k
     if traffic is None:
         assert questions is not None
         logits = head.calibration[0] * cross_ranks(questions, kind, _FOLDS, seed) + head.calibration[1]
-        of_questions: Array = (10 / (1 + np.exp(-logits))).astype(np.float32)
-        return of_questions
+        return 10 * probability(logits.astype(np.float32))
     fold = traffic.outcomes.folds(_FOLDS, seed)
     scores = np.zeros(len(fold), np.float32)
     for number in range(_FOLDS):
@@ -251,9 +250,8 @@ def _with_traffic(head: Head, questions: Fitted | None, traffic: Fitted | None) 
 
 def _logistic(inputs: Array, positive: NDArray[np.bool_], balanced: bool = False) -> Array:
     """Weights and bias, regularised as cross-validation says."""
-    weight = "balanced" if balanced else None
     if balanced:
-        model = LogisticRegression(C=1e-3, class_weight=weight, max_iter=300).fit(inputs, positive)
+        model = LogisticRegression(C=1e-3, class_weight="balanced", max_iter=300).fit(inputs, positive)
     else:
         model = LogisticRegressionCV(
             Cs=np.logspace(-5, 0, 11),

@@ -75,8 +75,8 @@ class Head:
     def scores(self, vectors: Array, surface: Array) -> Array:
         """Of many prompts: vectors (n, dimensions), surface (n, len(NAMES)); gives (n,), each within 0..10."""
         inputs = self.inputs(vectors, surface)
-        everyday, hard = _probability(_logit(inputs, self.everyday)), _probability(_logit(inputs, self.everyday_hard))
-        gain = _probability(self.calibration[0] * self.rank(inputs) + self.calibration[1])
+        everyday, hard = probability(_logit(inputs, self.everyday)), probability(_logit(inputs, self.everyday_hard))
+        gain = probability(self.calibration[0] * self.rank(inputs) + self.calibration[1])
         scores: Array = np.clip(10 * (everyday * hard + (1 - everyday) * gain), 0, 10)
         finite = np.isfinite(inputs).all(axis=1) & np.isfinite(scores)
         return np.where(finite, scores, np.float32(10))
@@ -172,8 +172,9 @@ def _logit(inputs: Array, weights: Array) -> Array:
     return result
 
 
-def _probability(logits: Array) -> Array:
-    result: Array = 0.5 + 0.5 * np.tanh(0.5 * logits)  # the logistic function, without its overflow
+def probability(logits: Array) -> Array:
+    """The logistic function, without its overflow."""
+    result: Array = 0.5 + 0.5 * np.tanh(0.5 * logits)
     return result
 
 
