@@ -210,20 +210,23 @@ class StructuredJudge:
         data = json.loads(event.removeprefix(_DATA))
         for choice in data.get("choices", ()):
             delta, ends = choice.get("delta", {}), choice.get("finish_reason") is not None
-            if delta.get("content") or ends:
-                delta["content"] = self._take()
-                if ends:
-                    self._say_where_it_was_cut(choice)
-                elif not delta["content"]:
-                    return None
-        return _DATA + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+            if not delta.get("content") and not ends:
+                continue
+            content = self._take()
+            if ends:
+                self._say_where_it_was_cut(choice)
+            elif not content:
+                return None
+            if content or "content" in delta:
+                delta["content"] = content
+        return _DATA + _compact(data) + b"\n\n"
 
     def body(self, body: bytes) -> bytes:
         data = json.loads(body)
         (choice,) = data["choices"]
         choice["message"]["content"] = self._take()
         self._say_where_it_was_cut(choice)
-        return json.dumps(data, ensure_ascii=False).encode()
+        return _compact(data)
 
     def _keep(self, tokens: int) -> None:
         """Content beyond the caller's limit, for which the form had left room, is not the caller's."""
@@ -294,6 +297,10 @@ def _in_form(call: Call, position: Position, schema: Mapping[str, Any] | None, l
         name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
         body[name] = limit + structured.FORM_TOKENS
     return replace(call, body=body, parsed=None)
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _output_limit(body: Mapping[str, Any]) -> int | None:
