@@ -18,9 +18,9 @@ from tierserve.telemetry.logs import configured
 from tierserve.tiers.base import Tier
 from tierserve.tiers.pair import TierPair, build_tiers
 
-_AT_ONCE: Final = 64
+AT_ONCE: Final = 64
 # The longest answer of the tasks, in the structured form, has 25 tokens.
-_LONGEST: Final = 96
+LONGEST: Final = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ async def engines(config: Path) -> AsyncIterator[TierPair]:
 
 async def ask(tier: Tier, questions: Sequence[Question], order: Position | None = None) -> list[Said]:
     """Answers at temperature 0, in plain text or, with an order, in the structured form."""
-    slots = asyncio.Semaphore(_AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE)
     with tqdm(total=len(questions), desc=f"{tier.name}, {order or 'plain'}", mininterval=2) as progress:
 
         async def one(number: int, question: Question) -> Said:
@@ -63,7 +63,7 @@ async def _ask(tier: Tier, question: Question, order: Position | None, id: str) 
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": question.prompt}],
         "temperature": 0,
-        "max_tokens": _LONGEST,
+        "max_tokens": LONGEST,
         "logprobs": True,
     }
     if order is not None:

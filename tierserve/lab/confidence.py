@@ -15,12 +15,12 @@ import torch
 from tierserve.lab import probe
 from tierserve.lab.corpus import training_examples
 from tierserve.lab.fit import Stage, fit, note
-from tierserve.lab.measures import auroc, calibration_error
 from tierserve.lab.question import Question, Split
 from tierserve.lab.replies import Reply, replies
 from tierserve.lab.structured import Position
 from tierserve.lab.tasks import KINDS, SIMPLE, draw
 from tierserve.lab.writer import Example, Writer
+from tierserve.quality.answers import auroc, calibration_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

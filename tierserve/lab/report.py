@@ -12,10 +12,10 @@ from typing import Any, Final
 from tierserve.core import Role
 from tierserve.lab import structured
 from tierserve.lab.asking import Said, ask, engines
-from tierserve.lab.measures import auroc, calibration_error, wilson
 from tierserve.lab.question import Split
 from tierserve.lab.structured import Position
 from tierserve.lab.tasks import FAMILIES, SIMPLE, mix
+from tierserve.quality.answers import auroc, calibration_error, wilson
 
 QUESTIONS: Final = 2_000
 QUICK: Final = 60
