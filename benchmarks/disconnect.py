@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import yaml
 from measurement import Measurement, Target, arguments, percentile
-from node import Node
+from node import Node, lab_config
 from tqdm import tqdm
 
-_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
 _GIVE_UP_S = 30
 _ASK = {"model": "small", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 1900, "ignore_eos": True}
 
@@ -48,11 +46,7 @@ def _node(options: argparse.Namespace) -> Iterator[str]:
         yield options.url.rstrip("/")
         return
     print("starting the embedded default ...", file=sys.stderr)
-    config = yaml.safe_load(_CONFIG.read_text()) | {"server": {"port": 0}}
-    for tier in config["tiers"].values():
-        tier["engine"]["model"] = str((_CONFIG.parent / tier["engine"]["model"]).resolve())
-    config["router"]["head"] = str((_CONFIG.parent / config["router"]["head"]).resolve())
-    with tempfile.TemporaryDirectory() as folder, Node(config, Path(folder)) as node:
+    with tempfile.TemporaryDirectory() as folder, Node(lab_config(), Path(folder)) as node:
         yield node.wait_until_ready().url
 
 

@@ -13,8 +13,17 @@ from typing import Any, Self
 import psutil
 import yaml
 
+from tierserve.config import load
+
+_LAB = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
 _START_S = 300
 _END_S = 60
+
+
+def lab_config() -> dict[str, Any]:
+    """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
+    config: dict[str, Any] = json.loads(load(_LAB).model_dump_json(exclude_unset=True))
+    return config | {"server": {"port": 0}}
 
 
 class Node:
