@@ -33,6 +33,25 @@ def test_disconnect(node: Node) -> None:
     assert target["reached"] == (target["value"] <= target["bound"])
 
 
+@pytest.mark.engine
+def test_load(node: Node) -> None:
+    targets = ["--target", f"url={node.url}", "model=auto", "--target", f"url={node.url}/v1", "model=lab-small"]
+    more = ["--concurrency", "4", "--count", "12", "--max-tokens", "8", "--large", "lab-large"]
+    report = run("load.py", *targets, *more, "--price", "lab-small=0.1", "lab-large=1")
+    assert report["benchmark"] == "load"
+    routed, small = report["results"]
+    assert (routed["target"], small["target"]) == ("auto", "lab-small")
+    for row in report["results"]:
+        assert (row["requests"], row["errors"], row["unfinished"]) == (12, 0, 0)
+        assert row["requests_per_s"] > 0 and row["output_tokens_per_s"] > 0
+        assert 0 < row["ttft_p50_ms"] <= row["e2e_p50_ms"] <= row["e2e_p99_ms"]
+        assert row["escalated_share"] == 0
+    assert set(routed["answered_by"]) <= {"lab-small", "lab-large"}
+    assert routed["large_share"] == routed["answered_by"].get("lab-large", 0) / 12
+    assert (small["answered_by"], small["large_share"]) == ({"lab-small": 12}, 0)
+    assert small["cost_of_all_large"] == pytest.approx(0.1)
+
+
 def test_router_speed() -> None:
     report = run("router_speed.py")
     assert report["benchmark"] == "router_speed"
