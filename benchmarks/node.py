@@ -5,14 +5,18 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 import yaml
 
+_LAB = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
 _START_S = 300
 _END_S = 60
 
@@ -97,3 +101,23 @@ class Node:
     def log(self) -> list[dict[str, Any]]:
         """The log's records; a line that is not JSON raises ValueError."""
         return [json.loads(line) for line in self.err.splitlines()]
+
+
+def lab_config() -> dict[str, Any]:
+    """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
+    config: dict[str, Any] = yaml.safe_load(_LAB.read_text()) | {"server": {"port": 0}}
+    for tier in config["tiers"].values():
+        tier["engine"]["model"] = str((_LAB.parent / tier["engine"]["model"]).resolve())
+    config["router"]["head"] = str((_LAB.parent / config["router"]["head"]).resolve())
+    return config
+
+
+@contextmanager
+def running_node(url: str | None) -> Iterator[str]:
+    """The URL of a node: the one given, or one that is started on the embedded default and ended afterwards."""
+    if url:
+        yield url.rstrip("/")
+        return
+    print("starting the embedded default ...", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder, Node(lab_config(), Path(folder)) as node:
+        yield node.wait_until_ready().url

@@ -52,6 +52,34 @@ def test_load(node: Node) -> None:
     assert small["cost_of_all_large"] == pytest.approx(0.1)
 
 
+def test_load_speed() -> None:
+    report = run("load_speed.py")
+    assert [target["name"] for target in report["targets"]] == ["whole_per_s", "streams_per_s"]
+    assert all(target["value"] > 0 for target in report["targets"])
+    assert [row["answers"] for row in report["results"]] == ["whole"] * 2 + ["streamed"] * 2
+    assert all(row["requests"] > 0 and row["errors"] == 0 for row in report["results"])
+    assert all(row["output_tokens_per_s"] > 10 * row["requests_per_s"] for row in report["results"])
+
+
+@pytest.mark.engine
+def test_http_overhead(node: Node) -> None:
+    report = run("http_overhead.py", "--url", node.url)
+    assert [target["name"] for target in report["targets"]] == [
+        "cpu_ratio_stream_32",
+        "cpu_ratio_nostream_32",
+        "cpu_ratio_auto_stream_32",
+    ]
+    row = {(row["server"], row["streamed"], row["at_once"]): row for row in report["results"]}
+    assert len(row) == 4 * 2 * 2
+    assert all(each["cpu_ms"] > 0 and each["requests_per_s"] > 0 for each in row.values())
+    assert all((each["ttft_p50_ms"] is None) != each["streamed"] for each in row.values())
+    assert all(row["vllm", *kind]["cpu_ratio"] == 1 for kind in ((True, 32), (False, 32)))
+    target = {target["name"]: target["value"] for target in report["targets"]}
+    assert target["cpu_ratio_stream_32"] == row["explicit", True, 32]["cpu_ratio"]
+    assert target["cpu_ratio_nostream_32"] == row["explicit", False, 32]["cpu_ratio"]
+    assert target["cpu_ratio_auto_stream_32"] == row["auto", True, 32]["cpu_ratio"]
+
+
 def test_router_speed() -> None:
     report = run("router_speed.py")
     assert report["benchmark"] == "router_speed"
