@@ -110,7 +110,9 @@ def _trial(
     servers: _Servers, endpoint: Endpoint, prompts: list[Prompt], stream: bool, concurrency: int, requests: int
 ) -> tuple[Trial, float]:
     """The trial, and seconds of CPU that the serving process took for it."""
-    plan = Plan([endpoint], prompts, [Closed(concurrency)], None, requests, 0, 1, stream, _TOKENS, _BODY)
+    plan = Plan(
+        [endpoint], prompts, [Closed(concurrency)], count=requests, stream=stream, max_tokens=_TOKENS, body=_BODY
+    )
     before = servers.cpu_s(endpoint)
     (trial,) = uvloop.run(run(plan))
     cpu_s = servers.cpu_s(endpoint) - before

@@ -49,6 +49,7 @@ from measurement import Measurement, arguments
 from tqdm import tqdm
 
 _SECONDS, _QUICK_SECONDS = 30.0, 1.0
+_USAGE_ERROR, _INTERRUPTED = 2, 130
 
 
 def main() -> None:
@@ -63,7 +64,9 @@ def main() -> None:
             print(*(f"drawn: {path}" for path in draw(trials, rows, options.plot)), sep="\n", file=sys.stderr)
     except (PlanError, OSError) as error:
         print(f"load.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_USAGE_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
 
 
 # --- what was asked for
@@ -232,7 +235,7 @@ class _Bar:
             self._bar.update(self._before + here - self._bar.n)
 
 
-_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]"
+_FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]"
 
 
 def _allow_many_connections() -> None:
