@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 import yaml
+from hypothesis import settings
 from node import Node
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from tierserve.router.embedding.encoder import SentenceEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("tierserve", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("tierserve")
 
 
 @pytest.fixture(scope="session", autouse=True)

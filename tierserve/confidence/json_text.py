@@ -13,7 +13,7 @@ _COMPLETE: Final = re.compile(
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*"
 )
 # A first half that no second one follows, which is known once what follows can't become one.
-_LONE: Final = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!$|\\$|\\u$|\\u[dD]$|\\u[dD][c-fC-F][0-9a-fA-F]{0,2}$)")
+_LONE: Final = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\(?:u(?:[dD](?:[c-fC-F][0-9a-fA-F]{0,2})?)?)?\Z|\Z)")
 # What may still become one of these.
 _BEGUN: Final = re.compile(
     r"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u(?:[dD](?:[c-fC-F][0-9a-fA-F]?)?)?)?)?)?"
