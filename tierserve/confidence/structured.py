@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from tierserve.confidence.json_text import JsonText, without_surrogates
+from tierserve.confidence.json_text import JsonText, JsonValue, without_surrogates
 
 
 class Position(StrEnum):
@@ -112,9 +112,11 @@ class Reader:
         self._pending = ""  # read, and not yet understood
         self._content = ""  # understood, and not yet taken
         self._in_content = False
-        self._text = JsonText()
+        self._value = JsonValue() if is_json else JsonText()
 
     def feed(self, text: str) -> None:
+        if self.broken:
+            return
         if self._in_content:
             self._feed_content(text)
             return
@@ -128,7 +130,6 @@ class Reader:
             return  # the white space before the content may go on
         self._in_content = True
         self.confidence = _in_range(float(beginning[1]))
-        self._pending = ""
         if self._is_json:
             self._feed_content(rest)
         elif rest[0] == '"':
@@ -139,8 +140,6 @@ class Reader:
     def end(self) -> None:
         """Nothing more will come. A content that was cut off is kept as far as it came."""
         self.broken = self.broken or not self._in_content
-        if self._is_json and self._pending != "}":
-            self._content, self._pending = self._content + self._pending, ""
 
     def take(self) -> str:
         """The content that was understood since the last time."""
@@ -148,12 +147,8 @@ class Reader:
         return content
 
     def _feed_content(self, text: str) -> None:
-        if self._is_json:
-            # The last character may be the form's own closing brace.
-            read, self._pending = (self._pending + text)[:-1], (self._pending + text)[-1:]
-        else:
-            read = self._text.feed(text)
-            self.broken = self.broken or self._text.broken
+        read = self._value.feed(text)
+        self.broken = self._value.broken
         self._content += read
         self.begun = self.begun or bool(read.strip())
 
