@@ -89,7 +89,9 @@ def test_what_follows_the_closing_quote_is_not_the_string_s(inside: str, after: 
     assert (read, text.ended, text.broken) == (expected(inside), True, False)
 
 
-@pytest.mark.parametrize("bad", [r"\x", r"\u12g4", r"\ ", r"\u{41}", r"\U0041", r"\'", "\\\n", r"\ud83d\x", r"\ud83d\u0g"])
+@pytest.mark.parametrize(
+    "bad", [r"\x", r"\u12g4", r"\ ", r"\u{41}", r"\U0041", r"\'", "\\\n", r"\ud83d\x", r"\ud83d\u0g"]
+)
 @given(before=INSIDE)
 def test_what_can_t_be_a_json_string_is_broken_and_what_was_right_before_was_given(bad: str, before: str) -> None:
     for pieces in ([before + bad + 'more"'], [*before, *bad, *'more"']):

@@ -20,8 +20,29 @@ from tierserve.confidence.structured import (
     read,
 )
 
-TEXTS = ["", "Oslo", 'a "quoted" \\ word', "two\nlines\t", "Häß 漢字 😀", '{"confidence": 0.99, "content": "x"}', '"}', "\\"]
-JSONS: list[Any] = [{}, [], {"a": {"b": [1, {"c": "}"}]}}, [[]], "}", 'x", "confidence": 0.9}', 0, -1.5e3, True, None, "😀"]
+TEXTS = [
+    "",
+    "Oslo",
+    'a "quoted" \\ word',
+    "two\nlines\t",
+    "Häß 漢字 😀",
+    '{"confidence": 0.99, "content": "x"}',
+    '"}',
+    "\\",
+]
+JSONS: list[Any] = [
+    {},
+    [],
+    {"a": {"b": [1, {"c": "}"}]}},
+    [[]],
+    "}",
+    'x", "confidence": 0.9}',
+    0,
+    -1.5e3,
+    True,
+    None,
+    "😀",
+]
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
