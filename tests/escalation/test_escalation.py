@@ -279,7 +279,7 @@ async def test_whatever_happens_the_caller_gets_one_tier_s_answer_and_one_outcom
     await router.start()
     await router.decide(Call("first", Kind.CHAT, {}, (Prompt(SIMPLE),)))  # then the score is known
     config, number = EscalationConfig(hold_tokens=HOLD, **options), 0
-    for number, case in enumerate(cases, 1):
+    for number, case in enumerate(cases, 1):  # noqa: B007
         run = Run(case, config)
         await run.go(router)
         try:
