@@ -67,9 +67,12 @@ def judge_for(config: "EscalationConfig", call: Call, calibrate: Calibrate | Non
         return None  # vLLM searches past the engine's own outputs: nothing would be heard
     if config.estimator == "logprob":
         return LogprobJudge(config, call, calibrate)
-    if not _fits_the_form(call):
-        return LogprobJudge(config, call)
-    return StructuredJudge(Position(config.position), config.threshold, call, calibrate)
+    try:
+        if _fits_the_form(call):
+            return StructuredJudge(Position(config.position), config.threshold, call, calibrate)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass  # a field of the wrong type, which the tier will name: with no engine here, nobody has checked
+    return LogprobJudge(config, call)
 
 
 class LogprobJudge:
@@ -86,7 +89,8 @@ class LogprobJudge:
         self._statistic = STATISTICS[config.statistic]
         self._calibrate = calibrate
         self._hold = config.hold_tokens if call.stream else None
-        self._choices = max(1, len(call.prompts)) * (call.body.get("n") or 1)
+        n = call.body.get("n")
+        self._choices = max(1, len(call.prompts)) * (n if isinstance(n, int) and n else 1)
         self._tokens: dict[int, list[Token]] = defaultdict(list)
         self._heard: dict[int, int] = defaultdict(int)
         self._text: dict[int, str] = defaultdict(str)
@@ -96,14 +100,16 @@ class LogprobJudge:
         if self.finding is not None:
             return
         choice = heard.choice
-        self._tokens[choice].extend(heard.logprobs)
+        room = None if self._hold is None else self._hold - len(self._tokens[choice])
+        new = heard.logprobs[:room]
+        self._tokens[choice].extend(new)
         self._heard[choice] += heard.tokens
         self._text[choice] += heard.text if not self._text[choice].strip() else ""
         if heard.ended:
             self._ended.add(choice)
         if sum(self._is_enough(known) for known in self._heard) == self._choices:
             self._conclude()
-        elif self._fell_below(choice, len(heard.logprobs)):
+        elif self._fell_below(choice, len(new)):
             self.finding = Finding(self._confidence(choice), Doubt.LOW)
 
     def end(self) -> None:
@@ -163,7 +169,7 @@ class StructuredJudge:
         schema = _asked_schema(call.body)
         self._is_json = schema is not None
         self.call = _in_form(call, position, schema, self._limit)
-        self._reader = structured.Reader(self._is_json)
+        self._reader = structured.Reader(self._is_json, position)
         self._text = ""  # all of it, where the confidence comes last
         self._content = ""  # not yet given to the caller
         self._content_tokens = 0
@@ -174,30 +180,31 @@ class StructuredJudge:
         return bool(self._content)
 
     def hear(self, heard: Heard) -> None:
-        if self._position is Position.LAST:
-            self._text += heard.text
-            return
         self._reader.feed(heard.text)
         if heard.ended:
             self._reader.end()
         self._keep(heard.tokens)
-        if self.finding is None:
+        if self._position is Position.LAST:
+            self._text += heard.text
+        elif self.finding is None:
             if self._reader.broken:
                 self.finding = Finding(None, Doubt.UNREADABLE)
             elif self._reader.begun:
                 self._conclude(self._reader.confidence)
 
     def end(self) -> None:
-        if self._position is Position.LAST:
-            answer = structured.read(self._text, self._is_json)
-            self._content = answer.content if answer else ""
-            if answer is None:
-                self.finding = Finding(None, Doubt.UNREADABLE)
-            else:
-                self._conclude(answer.confidence)
-            return
         self._reader.end()
         self._keep(0)
+        if self._position is Position.LAST:
+            answer = structured.read(self._text, self._is_json)
+            if answer is None:
+                self._content = ""
+                self.finding = Finding(None, Doubt.UNREADABLE)
+                return
+            if self._reader.broken:  # the other way round
+                self._content = answer.content
+            self._conclude(answer.confidence)
+            return
         if self.finding is None and self._reader.broken:
             self.finding = Finding(None, Doubt.UNREADABLE)
         elif self.finding is None:
@@ -261,6 +268,7 @@ class StructuredJudge:
 _UNFIT: Final = (
     *("tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "stop", "stop_token_ids", "echo"),
     *("continue_final_message", "ignore_eos", "min_tokens", "return_token_ids", "chat_template", "reasoning_effort"),
+    *("allowed_token_ids", "bad_words", "logit_bias", "truncate_prompt_tokens"),
 )
 _JSON_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 

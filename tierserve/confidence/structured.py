@@ -45,7 +45,10 @@ PATTERNS: Final[Mapping[Position, str]] = {
     position: _BEFORE[position] + _STRING + _AFTER[position] for position in Position
 }
 # What a model without guided decoding may make of the beginning.
-_BEGINNING: Final = re.compile(r'\s*\{\s*"confidence"\s*:\s*(-?\d+(?:\.\d+)?)\s*,\s*"content"\s*:\s*')
+_BEGINNINGS: Final = {
+    Position.FIRST: re.compile(r'\s*\{\s*"confidence"\s*:\s*(-?\d+(?:\.\d+)?)\s*,\s*"content"\s*:\s*'),
+    Position.LAST: re.compile(r'\s*\{\s*"content"\s*:\s*'),
+}
 _LONGEST_BEGINNING: Final = 80  # characters
 # Tokens that the form adds to a content, at most: 13 with Llama 3.1's tokenizer, 22 with the lab's.
 FORM_TOKENS: Final = 32
@@ -96,7 +99,7 @@ def read(text: str, is_json: bool = False) -> Answer | None:
 
 
 class Reader:
-    """Reads the form while it is written, where the confidence stands first.
+    """Reads the form while it is written: its content and, where it stands first, the confidence.
 
     reader.feed('{"confidence": 0.87, "content": "Os')
     reader.confidence, reader.take()          # 0.87, "Os"
@@ -104,11 +107,12 @@ class Reader:
     `broken`: it is not the form. `begun`: the content has a first character. Nothing is given twice, nothing is lost.
     """
 
-    def __init__(self, is_json: bool = False) -> None:
+    def __init__(self, is_json: bool = False, position: Position = Position.FIRST) -> None:
         self.confidence: float | None = None
         self.broken = False
         self.begun = False
         self._is_json = is_json
+        self._beginning = _BEGINNINGS[position]
         self._pending = ""  # read, and not yet understood
         self._content = ""  # understood, and not yet taken
         self._in_content = False
@@ -121,7 +125,7 @@ class Reader:
             self._feed_content(text)
             return
         self._pending += text
-        beginning = _BEGINNING.match(self._pending)
+        beginning = self._beginning.match(self._pending)
         if beginning is None:
             self.broken = len(self._pending) > _LONGEST_BEGINNING
             return
@@ -129,7 +133,7 @@ class Reader:
         if not rest:
             return  # the white space before the content may go on
         self._in_content = True
-        self.confidence = _in_range(float(beginning[1]))
+        self.confidence = _in_range(float(beginning[1])) if beginning.re.groups else None
         if self._is_json:
             self._feed_content(rest)
         elif rest[0] == '"':
