@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tierserve.confidence.calibration import Calibration
-from tierserve.confidence.judge import Calibrate, Judge, judge_for
+from tierserve.confidence.judge import Calibrate, Judge, LogprobJudge, judge_for
 from tierserve.core import Call, Cause, Decision, Doubt, Heard, Judgement, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierUnavailable
 from tierserve.escalation.budget import Budget
@@ -65,6 +65,19 @@ class Escalator:
         judge = judge_for(self._config, call, self._calibrate)
         if judge is None:
             return decision, await self._small.generate(call)
+        try:
+            return await self._judged(call, decision, judgement, judge)
+        except ContextOverflow:
+            raise
+        except RequestError:
+            if judge.call is call:
+                raise
+        # What only the form makes impossible, as some schemas inside it; what is wrong by itself is so again.
+        return await self._judged(call, decision, judgement, LogprobJudge(self._config, call))
+
+    async def _judged(
+        self, call: Call, decision: Decision, judgement: Judgement, judge: Judge
+    ) -> tuple[Decision, Reply]:
         ear, started = _Ear(judge), self._clock()
         try:
             async with self._prewarming.beside(call, decision, judgement):

@@ -35,7 +35,8 @@ class Prewarming:
         try:
             yield
         except Exception:
-            judgement.prewarm = Prewarm.HIT if reading.done() else Prewarm.LATE
+            read = reading.done() and reading.exception() is None
+            judgement.prewarm = Prewarm.HIT if read else Prewarm.LATE
             raise
         finally:
             await _ended(reading)
