@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from hypothesis import settings
 from node import Node, lab_config
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from tierserve.router.embedding.encoder import SentenceEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("tierserve", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("tierserve")
 
 
 @pytest.fixture(scope="session", autouse=True)

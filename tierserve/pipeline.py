@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Status
+from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Status, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.escalation.escalator import Doubted, Escalator
 from tierserve.router.router import Router
@@ -104,7 +104,7 @@ class Pipeline:
             reply = await second.generate(call)
         except (TierUnavailable, RequestError) as refusal:
             if judgement is not None and not isinstance(problem, TierUnavailable):
-                return replace(decision, cause=Cause.FAILOVER), await self._after_all(call, problem, refusal)
+                return replace(decision, cause=Cause.FAILOVER), await self._after_all(call, judgement, problem, refusal)
             if isinstance(problem, TierUnavailable) and isinstance(refusal, ContextOverflow):
                 raise problem from None  # the prompt is not too long, its tier is away
             raise
@@ -113,12 +113,17 @@ class Pipeline:
         return elsewhere, reply
 
     async def _after_all(
-        self, call: Call, problem: Doubted | ContextOverflow, refusal: TierUnavailable | RequestError
+        self,
+        call: Call,
+        judgement: Judgement,
+        problem: Doubted | ContextOverflow,
+        refusal: TierUnavailable | RequestError,
     ) -> Reply:
         """The small tier's answer, which was doubted, or did not fit in the form in which it was to be judged; it is
         better than none."""
         log.warning("the large tier can't answer either (%s): the small one's answer stands", type(refusal).__name__)
         if isinstance(problem, Doubted) and problem.reply is not None:
+            judgement.wasted = Usage()  # it is sent
             return problem.reply
         try:
             return await self._tiers[Role.SMALL].generate(call)

@@ -10,9 +10,10 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.test_pipeline import HARD, SIMPLE, word_router
-from tierserve.config import NodeConfig
+from tierserve.config import EscalationConfig, NodeConfig
 from tierserve.core import Outcome, Status
 from tierserve.errors import TierBusy, TierUnavailable
+from tierserve.escalation.escalator import build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.server.api import DRAINING, IN_FLIGHT, create_app
 from tierserve.telemetry.metrics import Metrics
@@ -63,9 +64,13 @@ class Api:
 
 @pytest.fixture
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
-    """With a parameter: the router's options."""
+    """With a parameter: the router's options, and under `escalation` those of judging, which is else not done."""
+    options = dict(getattr(request, "param", {}))
+    escalation = options.pop("escalation", None)
     small, large = ScriptedTier("s"), ScriptedTier("l")
-    tiers, router, outcomes = TierPair(small, large), word_router(**getattr(request, "param", {})), list[Outcome]()
+    tiers, router, outcomes = TierPair(small, large), word_router(**options), list[Outcome]()
+    config = None if escalation is None else EscalationConfig(**escalation)
+    escalator = build_escalator(config, tiers, lambda: router.threshold)
     await router.start()
     await tiers.start()
     metrics, share = Metrics(["s", "l"]), LargeShare(0.3)
@@ -74,8 +79,9 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
     def record(outcome: Outcome) -> None:
         outcomes.append(outcome)
         share.record(outcome)
+        metrics.record(outcome)
 
-    app = create_app(CONFIG, Pipeline(router, tiers, record), router, tiers, metrics)
+    app = create_app(CONFIG, Pipeline(router, tiers, record, escalator), router, tiers, metrics)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         yield Api(client, small, large, outcomes)
     await router.close()
@@ -328,3 +334,80 @@ async def test_the_cache_is_counted(api: Api) -> None:
         await api.routed(text)
     assert await api.metric("tierserve_route_cache_hits_total") == 2
     assert await api.metric("tierserve_route_cache_misses_total") == 2
+
+
+def told(response: aiohttp.ClientResponse) -> list[str]:
+    return [response.headers[f"x-tierserve-{name}"] for name in ("tier", "cause", "confidence", "escalated")]
+
+
+@pytest.mark.parametrize("api", [{"escalation": {}}], indirect=True)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_headers_say_how_an_answer_was_judged(api: Api, stream: bool) -> None:
+    api.small.script = [("sure", 0.9)]
+    response = await api.chat(stream=stream)
+    assert told(response) == ["s", "score", "0.9000", "false"]
+    assert "sure" in await response.text()
+    api.small.script = [("unsure", 0.1)]
+    response = await api.chat(stream=stream)
+    assert told(response) == ["l", "escalation", "0.1000", "true"]
+    text = await response.text()
+    assert "unsure" not in text and "Hello" in text
+    assert told(await api.chat(stream=stream, model="s")) == ["s", "model", "none", "false"]
+    assert await api.metric("tierserve_confidence_count") == 2
+    assert await api.metric('tierserve_escalations_total{doubt="low"}') == 1
+    assert await api.metric("tierserve_large_share") == 0.5
+
+
+@pytest.mark.parametrize("api", [{"escalation": {"budget": 0.001}}], indirect=True)
+async def test_over_the_budget_a_doubted_answer_stands_and_says_so(api: Api) -> None:
+    api.small.script = [("unsure", 0.1)]
+    for number in range(12):
+        response = await api.chat()
+        expected = ["l", "escalation", "0.1000", "true"] if number < 10 else ["s", "budget", "0.1000", "false"]
+        assert told(response) == expected
+    assert await api.metric('tierserve_escalations_total{doubt="low"}') == 10
+
+
+@pytest.mark.parametrize("api", [{"escalation": {"estimator": "structured"}}], indirect=True)
+async def test_what_a_structured_answer_states_is_told_in_the_header_alone(api: Api) -> None:
+    api.small.script = ['{"confidence": 0.87, "content": "', "Os", "lo", '"}']
+    response = await api.chat()
+    assert told(response) == ["s", "score", "0.8700", "false"]
+    assert (await response.json())["choices"][0]["message"]["content"] == "Oslo"
+    response = await api.chat(stream=True)
+    text = await response.text()
+    assert "confidence" not in text and text.count("chat.completion.chunk") == 2
+
+
+@pytest.mark.parametrize("api", [{"escalation": {"estimator": "structured"}}], indirect=True)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n": "2"},
+        {"n": {"a": 1}},
+        {"max_tokens": "5"},
+        {"response_format": "json"},
+        {"structured_outputs": {"json": "{"}},
+    ],
+    ids=str,
+)
+async def test_fields_of_a_wrong_type_are_the_tier_s_to_refuse_and_no_fault_of_ours(
+    api: Api, wrong: dict[str, object]
+) -> None:
+    assert (await api.chat(**wrong)).status == 200, "the script takes anything"
+
+
+@pytest.mark.parametrize("api", [{"escalation": {}}], indirect=True)
+async def test_who_hangs_up_while_the_answer_is_held_is_not_counted_as_answered(api: Api) -> None:
+    api.small.script = [("a", 0.9), asyncio.Event()]
+    waiting = asyncio.create_task(api.chat(stream=True))
+    for _ in range(2000):
+        await asyncio.sleep(0.001)
+        if api.small.running:
+            waiting.cancel()
+        if api.outcomes:
+            break
+    assert api.outcomes[0].status is Status.CANCELLED
+    assert api.small.running == 0
+    for committed in ("true", "false"):
+        assert await api.metric(f'tierserve_held_seconds_count{{committed="{committed}"}}') == 0

@@ -93,6 +93,20 @@ def test_an_outcome_is_one_record_without_what_was_said() -> None:
     }
 
 
+def test_what_was_found_out_about_an_answer_is_in_its_record() -> None:
+    judged = "Judgement(0.12345, Doubt.LOW, True, 0.25, Usage(7, 5), Prewarm.LATE)"
+    (record,) = records(OUTCOME.replace("STATUS", "OK", 1).replace("0.3)", f"0.3, {judged})"))
+    assert {name: record[name] for name in ("confidence", "doubt", "escalated", "held_s", "prewarm")} == {
+        "confidence": 0.1235,
+        "doubt": "low",
+        "escalated": True,
+        "held_s": 0.25,
+        "prewarm": "late",
+    }
+    assert (record["wasted_prompt_tokens"], record["wasted_completion_tokens"]) == (7, 5)
+    assert "confidence" not in json.loads(run(OUTCOME.replace("STATUS", "OK", 1)))
+
+
 def test_a_broken_answer_is_a_warning() -> None:
     assert json.loads(run(OUTCOME.replace("STATUS", "ERROR", 1)))["level"] == "WARNING"
     assert json.loads(run(OUTCOME.replace("STATUS", "INVALID", 1)))["level"] == "INFO"

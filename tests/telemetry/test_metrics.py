@@ -3,7 +3,20 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from tierserve.core import Call, Cause, Decision, Kind, Outcome, Prompt, Role, Status, Usage
+from tierserve.core import (
+    Call,
+    Cause,
+    Decision,
+    Doubt,
+    Judgement,
+    Kind,
+    Outcome,
+    Prewarm,
+    Prompt,
+    Role,
+    Status,
+    Usage,
+)
 from tierserve.telemetry.metrics import Metrics
 
 CALL = Call("id", Kind.CHAT, {}, (Prompt("text"),))
@@ -99,3 +112,27 @@ def test_each_family_of_the_engines_stands_once_with_the_samples_of_both() -> No
         text = metrics.render(registry.collect() for registry in registries).decode()
         assert text.count("# TYPE vllm:tokens_total counter") == 1
         assert text.count("vllm:tokens_total{") == 2
+
+
+def test_a_judgement_is_counted_by_what_came_of_it() -> None:
+    metrics = Metrics(["s", "l"])
+    kept = Judgement(0.92, held_s=0.02, prewarm=Prewarm.UNUSED)
+    doubted = Judgement(0.2, Doubt.LOW, True, 0.3, Usage(7, 5), Prewarm.HIT)
+    unread = Judgement(None, Doubt.UNREADABLE, True, 0.3, Usage(7, 2))
+    for judgement, tier in ((kept, "s"), (doubted, "l"), (unread, "l")):
+        decision = Decision(Role.SMALL if tier == "s" else Role.LARGE, Cause.SCORE, 2.0)
+        metrics.record(Outcome(CALL, Status.OK, decision, tier, judgement=judgement))
+    metrics.record(Outcome(CALL, Status.CANCELLED, judgement=Judgement()))
+    found = samples(metrics)
+    assert found[key("tierserve_confidence_count")] == 2
+    assert found[key("tierserve_confidence_bucket", le="0.9")] == 1
+    assert found[key("tierserve_escalations_total", doubt="low")] == 1
+    assert found[key("tierserve_escalations_total", doubt="unreadable")] == 1
+    assert found[key("tierserve_escalations_total", doubt="failure")] == 0
+    assert found[key("tierserve_held_seconds_count", committed="true")] == 1
+    assert found[key("tierserve_held_seconds_count", committed="false")] == 2
+    assert found[key("tierserve_wasted_tokens_total", direction="prompt")] == 14
+    assert found[key("tierserve_wasted_tokens_total", direction="completion")] == 7
+    assert found[key("tierserve_prewarms_total", result="hit")] == 1
+    assert found[key("tierserve_prewarms_total", result="unused")] == 1
+    assert found[key("tierserve_prewarms_total", result="late")] == 0

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from node import Node
 
+from tests.tiers.test_remote_ear import Listening
 from tierserve.config import RemoteConfig, TierConfig
 from tierserve.core import Call, Kind, Prompt, Queue
 from tierserve.errors import ContextOverflow, RequestError, TierUnavailable
@@ -245,6 +246,138 @@ async def test_metrics_name_the_tier(kit: Kit) -> None:
     for metric in kit.tier.metrics():
         assert metric.name.startswith("vllm:")
         assert all(sample.labels.get("model_name", kit.tier.name) == kit.tier.name for sample in metric.samples)
+
+
+async def choices(reply: Any) -> list[dict[str, Any]]:
+    """What the caller gets to see, piece by piece."""
+    answers = [json.loads(reply.body)] if reply.events is None else await read(reply.events)
+    return [choice for answer in answers for choice in answer["choices"]]
+
+
+def text_of(choice: dict[str, Any]) -> str:
+    said = choice.get("message") or choice.get("delta")
+    return (said.get("content") if said is not None else choice["text"]) or ""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("make", [chat, completion])
+@pytest.mark.parametrize(
+    "options", [{}, {"n": 2}, {"prompt": ["hello", "a b c"]}, {"prompt": ["a", "b"], "n": 2}], ids=str
+)
+async def test_a_listener_hears_all_of_the_text_and_logprobs_of_each_token(
+    kit: Kit, make: Callable[..., Call], stream: bool, options: dict[str, Any]
+) -> None:
+    if make is chat and "prompt" in options:
+        pytest.skip("a chat has one prompt")
+    listening = Listening()
+    reply = await kit.tier.generate(make(stream=stream, **options), listening)
+    seen = await choices(reply)
+    indices = {choice["index"] for choice in seen}
+    if not isinstance(kit.tier, ScriptedTier):
+        assert len(indices) == options.get("n", 1) * len(options.get("prompt", "x"))
+    assert {heard.choice for heard in listening.heard} == indices
+    for index in indices:
+        text, tokens, logprobs, ended = listening.of(index)
+        assert text == "".join(text_of(choice) for choice in seen if choice["index"] == index)
+        assert len(logprobs) == tokens > 0
+        assert ended
+        assert all(len(token) >= 1 and max(token) <= 0 for token in logprobs)
+    assert sum(heard.tokens for heard in listening.heard) == reply.usage.completion_tokens
+    assert all(choice.get("logprobs") is None for choice in seen), "logprobs that nobody asked for"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("alternatives", [0, 8])
+@pytest.mark.parametrize(
+    ("make", "asked"),
+    [
+        (chat, {"logprobs": True}),
+        (chat, {"logprobs": True, "top_logprobs": 2}),
+        (completion, {"logprobs": 0}),
+        (completion, {"logprobs": 2}),
+    ],
+)
+async def test_the_caller_sees_the_logprobs_that_it_asked_for(
+    kit: Kit, make: Callable[..., Call], asked: dict[str, Any], alternatives: int, stream: bool
+) -> None:
+    if isinstance(kit.tier, ScriptedTier):
+        pytest.skip("a script knows no options")
+    listening = Listening(alternatives)
+
+    def shown(choice: dict[str, Any]) -> Any:
+        """Tokens alone: the last digits of a logprob depend on what else is in the batch."""
+        given = choice["logprobs"]
+        if given is None or make is completion:
+            return given and (given["tokens"], [list(top) for top in given["top_logprobs"]])
+        return [(token["token"], [top["token"] for top in token["top_logprobs"]]) for token in given["content"]]
+
+    # A seed far from 0 temperature: some sampled tokens are none of the likeliest.
+    options = asked | {"temperature": 1.5, "seed": 5}
+    alone = await choices(await kit.tier.generate(make(stream=stream, **options)))
+    heard = await choices(await kit.tier.generate(make(stream=stream, **options), listening))
+    assert [shown(choice) for choice in heard] == [shown(choice) for choice in alone]
+    assert any(shown(choice) for choice in heard)
+    assert all(len(token) > alternatives for token in listening.of(0)[2])
+
+
+async def test_who_wants_no_logprobs_hears_none(kit: Kit) -> None:
+    if isinstance(kit.tier, ScriptedTier):
+        pytest.skip("a script gives them to everybody")
+    listening = Listening(None)
+    reply = await kit.tier.generate(chat(), listening)
+    text, tokens, logprobs, ended = listening.of(0)
+    assert (text, logprobs, ended) == (text_of((await choices(reply))[0]), [], True)
+    assert tokens == reply.usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_heard_can_be_broken_off_and_frees_the_slot(kit: Kit, stream: bool) -> None:
+    listening = Listening()
+    call = chat(stream=stream, max_tokens=1500, ignore_eos=True)
+    answering = asyncio.create_task(kit.tier.generate(call, listening))
+    await kit.until_unfinished(1)
+    if stream:
+        events = (await answering).events
+        assert events is not None
+        await events.aclose()
+    else:
+        answering.cancel()
+        await asyncio.wait({answering})
+    await kit.until_unfinished(0)
+    count = len(listening.heard)
+    await asyncio.sleep(0.05)
+    assert len(listening.heard) == count, "it was heard after its end"
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+async def test_a_prompt_read_in_advance_is_answered_as_ever_and_leaves_nothing(
+    kit: Kit, make: Callable[..., Call]
+) -> None:
+    text = f"{make.__name__} a b c d e f " * 60 if not isinstance(kit.tier, ScriptedTier) else "hello"
+    before = await choices(await kit.tier.generate(make("unlike " * 20, temperature=0)))
+    for call in (make(text, temperature=0), make("unlike " * 20), make(kit.too_long), make(temperature=-1)):
+        await kit.tier.prewarm(call)
+    await kit.until_unfinished(0)
+    reading = asyncio.create_task(kit.tier.prewarm(make("b c " * 300)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait({reading})
+    await kit.until_unfinished(0)
+    again = await choices(await kit.tier.generate(make("unlike " * 20, temperature=0)))
+    assert [text_of(choice) for choice in again] == [text_of(choice) for choice in before]
+    if not isinstance(kit.tier, VllmTier):
+        return
+
+    def hits() -> float:
+        found = [sample for metric in kit.tier.metrics() for sample in metric.samples]
+        return sum(sample.value for sample in found if sample.name == "vllm:prefix_cache_hits_total")
+
+    known = hits()
+    prompt = (await kit.tier.generate(make(text, temperature=0, max_tokens=1))).usage.prompt_tokens
+    deadline = time.monotonic() + 30
+    while hits() - known < prompt / 2:
+        assert time.monotonic() < deadline, "the prompt was read again"
+        await asyncio.sleep(0.02)
 
 
 async def test_a_tier_that_was_stopped_is_unavailable(kit: Kit) -> None:

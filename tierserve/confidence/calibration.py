@@ -41,7 +41,7 @@ class Calibration:
         where = f"escalation.calibration: {path}"
         try:
             loaded = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(where, f"is no calibration ({error})", _REMEDY) from None
         if loaded.estimator != estimator:
             raise ConfigError(where, f"is for {loaded.estimator!r}, not for {estimator!r}", _REMEDY)

@@ -1,5 +1,5 @@
-"""The inside of a JSON string (RFC 8259, section 7), decoded while it is being written. The standard library's parser
-decodes; here is only decided how much of what is there it can be given."""
+"""JSON while it is being written: the inside of a string (RFC 8259, section 7), decoded, and a value, verbatim. The
+standard library's parser decodes; here is only decided how much of what is there it can be given."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _COMPLETE: Final = re.compile(
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*"
 )
 # A first half that no second one follows, which is known once what follows can't become one.
-_LONE: Final = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!$|\\$|\\u$|\\u[dD]$|\\u[dD][c-fC-F][0-9a-fA-F]{0,2}$)")
+_LONE: Final = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\(?:u(?:[dD](?:[c-fC-F][0-9a-fA-F]{0,2})?)?)?\Z|\Z)")
 # What may still become one of these.
 _BEGUN: Final = re.compile(
     r"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u(?:[dD](?:[c-fC-F][0-9a-fA-F]?)?)?)?)?)?"
@@ -48,6 +48,39 @@ class JsonText:
         self.ended = self._pending.startswith('"')
         self.broken = not self.ended and _BEGUN.fullmatch(self._pending) is None and self._pending != ""
         return without_surrogates(read)
+
+
+class JsonValue:
+    """`feed` gives back what of the text is the value's. `ended`: all of it was read; what follows is not the value's.
+
+    Where it ends is found, whether it is JSON is not.
+    """
+
+    broken = False
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str) -> str:
+        for at, character in enumerate("" if self.ended else text):
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string:
+                self._escaped = character == "\\"
+                self._in_string = character != '"'
+            elif self._depth == 0 and character in " \t\r\n,]}":  # the end of a number, true, false or null
+                self.ended = True
+                return text[:at]
+            else:
+                self._in_string = character == '"'
+                self._depth += (character in "[{") - (character in "]}")
+            self.ended = self._depth == 0 and not self._in_string and character in '"]}'
+            if self.ended:
+                return text[: at + 1]
+        return "" if self.ended else text
 
 
 def without_surrogates(text: str) -> str:

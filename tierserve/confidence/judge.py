@@ -38,10 +38,12 @@ class Judge(Protocol):
     """A listener (tiers/base.py) that comes to a finding, which then stays.
 
     `call` is what the tier is to be asked; `content_stands`: what has been heard can be served, whatever the finding.
+    `impatient`: there may be a finding before all of a whole answer has been heard.
     """
 
     call: Call
     alternatives: int | None
+    impatient: bool
     finding: Finding | None
 
     @property
@@ -65,13 +67,16 @@ def judge_for(
 
     What can't be said in the structured form is judged by its logprobs, without the calibration, which is not theirs.
     """
-    if call.body.get("use_beam_search"):
-        return None  # vLLM searches past the engine's own outputs: nothing would be heard
+    if call.body.get("use_beam_search") or _output_limit(call.body) == 0:
+        return None  # a search goes past the engine's own outputs, and of an echo nothing is the model's
     if config.estimator == "logprob":
         return LogprobJudge(config, call, score, calibrate)
-    if not _fits_the_form(call):
-        return LogprobJudge(config, call, score)
-    return StructuredJudge(Position(config.position), config.threshold, call, calibrate)
+    try:
+        if _fits_the_form(call):
+            return StructuredJudge(Position(config.position), config.threshold, call, calibrate)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass  # a field of the wrong type, which the tier will name: with no engine here, nobody has checked
+    return LogprobJudge(config, call, score)
 
 
 class LogprobJudge:
@@ -94,11 +99,13 @@ class LogprobJudge:
         self.finding: Finding | None = None
         self._may_be_early = call.stream and score is not None and score <= config.early_score
         self.alternatives: int | None = ALTERNATIVES if config.statistic == "entropy" else 0
+        self.impatient = config.statistic == "minimum"
         self._config = config
         self._statistic = STATISTICS[config.statistic]
         self._calibrate = calibrate
         self._hold = config.hold_tokens if call.stream else None
-        self._choices = max(1, len(call.prompts)) * (call.body.get("n") or 1)
+        n = call.body.get("n")
+        self._choices = max(1, len(call.prompts)) * (n if isinstance(n, int) and n else 1)
         self._tokens: dict[int, list[Token]] = defaultdict(list)
         self._heard: dict[int, int] = defaultdict(int)
         self._text: dict[int, str] = defaultdict(str)
@@ -108,14 +115,16 @@ class LogprobJudge:
         if self.finding is not None:
             return
         choice = heard.choice
-        self._tokens[choice].extend(heard.logprobs)
+        room = None if self._hold is None else self._hold - len(self._tokens[choice])
+        new = heard.logprobs[:room]
+        self._tokens[choice].extend(new)
         self._heard[choice] += heard.tokens
         self._text[choice] += heard.text if not self._text[choice].strip() else ""
         if heard.ended:
             self._ended.add(choice)
         if sum(self._is_enough(known) for known in self._heard) == self._choices:
             self._conclude()
-        elif self._fell_below(choice, len(heard.logprobs)):
+        elif self._fell_below(choice, len(new)):
             self.finding = Finding(self._confidence(choice), Doubt.LOW)
 
     def end(self) -> None:
@@ -132,12 +141,14 @@ class LogprobJudge:
         if choice in self._ended or (self._hold is not None and self._heard[choice] >= self._hold):
             return True
         so_far = self._tokens[choice]
-        return self._may_be_early and bool(so_far) and mean(so_far, 0) >= self._config.early_confidence
+        if not self._may_be_early or not so_far or mean(so_far) < self._config.early_confidence:
+            return False
+        return self._confidence(choice) >= self._config.threshold  # early is only to be told that it will do
 
     def _fell_below(self, choice: int, new: int) -> bool:
         """Whether an unfinished answer can't come above the threshold any more: a minimum only falls."""
         width = self._config.window
-        if self._config.statistic != "minimum" or len(self._tokens[choice]) < width or not new:
+        if not self.impatient or len(self._tokens[choice]) < width or not new:
             return False
         latest = self._statistic(self._tokens[choice][-(width + new - 1) :], width)
         return self._calibrated(latest) < self._config.threshold
@@ -178,7 +189,8 @@ class StructuredJudge:
         schema = _asked_schema(call.body)
         self._is_json = schema is not None
         self.call = _in_form(call, position, schema, self._limit)
-        self._reader = structured.Reader(self._is_json)
+        self.impatient = position is Position.FIRST
+        self._reader = structured.Reader(self._is_json, position)
         self._text = ""  # all of it, where the confidence comes last
         self._content = ""  # not yet given to the caller
         self._content_tokens = 0
@@ -189,30 +201,31 @@ class StructuredJudge:
         return bool(self._content)
 
     def hear(self, heard: Heard) -> None:
-        if self._position is Position.LAST:
-            self._text += heard.text
-            return
         self._reader.feed(heard.text)
         if heard.ended:
             self._reader.end()
         self._keep(heard.tokens)
-        if self.finding is None:
+        if self._position is Position.LAST:
+            self._text += heard.text
+        elif self.finding is None:
             if self._reader.broken:
                 self.finding = Finding(None, Doubt.UNREADABLE)
             elif self._reader.begun:
                 self._conclude(self._reader.confidence)
 
     def end(self) -> None:
-        if self._position is Position.LAST:
-            answer = structured.read(self._text, self._is_json)
-            self._content = answer.content if answer else ""
-            if answer is None:
-                self.finding = Finding(None, Doubt.UNREADABLE)
-            else:
-                self._conclude(answer.confidence)
-            return
         self._reader.end()
         self._keep(0)
+        if self._position is Position.LAST:
+            answer = structured.read(self._text, self._is_json)
+            if answer is not None and self._reader.broken:  # the other way round
+                self._content = answer.content
+            if answer is None and (self._reader.broken or not self._content.strip()):
+                self._content = ""
+                self.finding = Finding(None, Doubt.UNREADABLE)
+            else:  # of what was cut off before it stated a confidence, there is the content
+                self._conclude(answer.confidence if answer else None)
+            return
         if self.finding is None and self._reader.broken:
             self.finding = Finding(None, Doubt.UNREADABLE)
         elif self.finding is None:
@@ -234,6 +247,7 @@ class StructuredJudge:
                 return None
             if content or "content" in delta:
                 delta["content"] = content
+        self._count(data)
         return _DATA + _compact(data) + b"\n\n"
 
     def body(self, body: bytes) -> bytes:
@@ -241,6 +255,7 @@ class StructuredJudge:
         (choice,) = data["choices"]
         choice["message"]["content"] = self._take()
         self._say_where_it_was_cut(choice)
+        self._count(data)
         return _compact(data)
 
     def _keep(self, tokens: int) -> None:
@@ -250,8 +265,14 @@ class StructuredJudge:
             self._cut = self._cut or bool(content)
             return
         self._content += content
-        if self._reader.begun:
+        if content:
             self._content_tokens += tokens
+
+    def _count(self, data: dict[str, Any]) -> None:
+        """The usage is of what the caller gets: without the form around it."""
+        if usage := data.get("usage"):
+            usage["completion_tokens"] = self._content_tokens
+            usage["total_tokens"] = usage["prompt_tokens"] + self._content_tokens
 
     def _take(self) -> str:
         content, self._content = self._content, ""
@@ -276,6 +297,7 @@ class StructuredJudge:
 _UNFIT: Final = (
     *("tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "stop", "stop_token_ids", "echo"),
     *("continue_final_message", "ignore_eos", "min_tokens", "return_token_ids", "chat_template", "reasoning_effort"),
+    *("allowed_token_ids", "bad_words", "logit_bias", "truncate_prompt_tokens", "include_stop_str_in_output"),
 )
 _JSON_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 

@@ -5,6 +5,7 @@ A token is a sequence of natural logarithms: the sampled token's, then those of 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Final
 
 Token = Sequence[float]
@@ -16,9 +17,9 @@ ALTERNATIVES: Final = 8
 _LEAST: Final = -9999.0
 
 
-def mean(tokens: Sequence[Token], window: int) -> float:
-    """The geometric mean of the tokens' probabilities, 1 / perplexity; `window` does not count."""
-    return math.exp(_mean(tokens))
+def mean(tokens: Sequence[Token], window: int = 0) -> float:
+    """The geometric mean of the tokens' probabilities, 1 / perplexity, whatever the `window`."""
+    return math.exp(sum(_own(token) for token in tokens) / len(tokens))
 
 
 def minimum(tokens: Sequence[Token], window: int) -> float:
@@ -27,7 +28,8 @@ def minimum(tokens: Sequence[Token], window: int) -> float:
     It falls, or stays, as the answer grows.
     """
     width = min(window, len(tokens))
-    return math.exp(min(_mean(tokens[at : at + width]) for at in range(len(tokens) - width + 1)))
+    sums = [0.0, *accumulate(_own(token) for token in tokens)]
+    return math.exp(min(end - start for start, end in zip(sums, sums[width:], strict=False)) / width)
 
 
 def entropy(tokens: Sequence[Token], window: int) -> float:
@@ -44,8 +46,8 @@ STATISTICS: Final[Mapping[str, Callable[[Sequence[Token], int], float]]] = {
 }
 
 
-def _mean(tokens: Sequence[Token]) -> float:
-    return sum(max(token[0], _LEAST) for token in tokens) / len(tokens)
+def _own(token: Token) -> float:
+    return max(token[0], _LEAST)
 
 
 def _entropy(likeliest: Token) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from tierserve.confidence.json_text import JsonText, without_surrogates
+from tierserve.confidence.json_text import JsonText, JsonValue, without_surrogates
 
 
 class Position(StrEnum):
@@ -45,7 +45,10 @@ PATTERNS: Final[Mapping[Position, str]] = {
     position: _BEFORE[position] + _STRING + _AFTER[position] for position in Position
 }
 # What a model without guided decoding may make of the beginning.
-_BEGINNING: Final = re.compile(r'\s*\{\s*"confidence"\s*:\s*(-?\d+(?:\.\d+)?)\s*,\s*"content"\s*:\s*')
+_BEGINNINGS: Final = {
+    Position.FIRST: re.compile(r'\s*\{\s*"confidence"\s*:\s*(-?\d+(?:\.\d+)?)\s*,\s*"content"\s*:\s*'),
+    Position.LAST: re.compile(r'\s*\{\s*"content"\s*:\s*'),
+}
 _LONGEST_BEGINNING: Final = 80  # characters
 # Tokens that the form adds to a content, at most: 13 with Llama 3.1's tokenizer, 22 with the lab's.
 FORM_TOKENS: Final = 32
@@ -96,7 +99,7 @@ def read(text: str, is_json: bool = False) -> Answer | None:
 
 
 class Reader:
-    """Reads the form while it is written, where the confidence stands first.
+    """Reads the form while it is written: its content and, where it stands first, the confidence.
 
     reader.feed('{"confidence": 0.87, "content": "Os')
     reader.confidence, reader.take()          # 0.87, "Os"
@@ -104,22 +107,25 @@ class Reader:
     `broken`: it is not the form. `begun`: the content has a first character. Nothing is given twice, nothing is lost.
     """
 
-    def __init__(self, is_json: bool = False) -> None:
+    def __init__(self, is_json: bool = False, position: Position = Position.FIRST) -> None:
         self.confidence: float | None = None
         self.broken = False
         self.begun = False
         self._is_json = is_json
+        self._beginning = _BEGINNINGS[position]
         self._pending = ""  # read, and not yet understood
         self._content = ""  # understood, and not yet taken
         self._in_content = False
-        self._text = JsonText()
+        self._value = JsonValue() if is_json else JsonText()
 
     def feed(self, text: str) -> None:
+        if self.broken:
+            return
         if self._in_content:
             self._feed_content(text)
             return
         self._pending += text
-        beginning = _BEGINNING.match(self._pending)
+        beginning = self._beginning.match(self._pending)
         if beginning is None:
             self.broken = len(self._pending) > _LONGEST_BEGINNING
             return
@@ -127,8 +133,7 @@ class Reader:
         if not rest:
             return  # the white space before the content may go on
         self._in_content = True
-        self.confidence = _in_range(float(beginning[1]))
-        self._pending = ""
+        self.confidence = _in_range(float(beginning[1])) if beginning.re.groups else None
         if self._is_json:
             self._feed_content(rest)
         elif rest[0] == '"':
@@ -139,8 +144,6 @@ class Reader:
     def end(self) -> None:
         """Nothing more will come. A content that was cut off is kept as far as it came."""
         self.broken = self.broken or not self._in_content
-        if self._is_json and self._pending != "}":
-            self._content, self._pending = self._content + self._pending, ""
 
     def take(self) -> str:
         """The content that was understood since the last time."""
@@ -148,12 +151,8 @@ class Reader:
         return content
 
     def _feed_content(self, text: str) -> None:
-        if self._is_json:
-            # The last character may be the form's own closing brace.
-            read, self._pending = (self._pending + text)[:-1], (self._pending + text)[-1:]
-        else:
-            read = self._text.feed(text)
-            self.broken = self.broken or self._text.broken
+        read = self._value.feed(text)
+        self.broken = self._value.broken
         self._content += read
         self.begun = self.begun or bool(read.strip())
 

@@ -24,15 +24,19 @@ class Budget:
         """Whether one more may be escalated."""
         if self._share is None:
             return True
-        now = self._clock()
-        for times in (self._judged, self._escalated):
-            while times and times[0] <= now - _MINUTE_S:
-                times.popleft()
-        return len(self._escalated) < max(_ALWAYS, self._share * len(self._judged))
+        self._forget()
+        return len(self._escalated) + 1 <= max(_ALWAYS, self._share * (len(self._judged) + 1))
 
     def count(self, escalated: bool) -> None:
         """An answer was judged."""
         if self._share is not None:
+            self._forget()
             self._judged.append(self._clock())
             if escalated:
                 self._escalated.append(self._clock())
+
+    def _forget(self) -> None:
+        now = self._clock()
+        for times in (self._judged, self._escalated):
+            while times and times[0] <= now - _MINUTE_S:
+                times.popleft()

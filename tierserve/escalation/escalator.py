@@ -7,19 +7,19 @@ is, and the tier's slot is free again). There is no way back from either, so not
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tierserve.confidence.calibration import Calibration
-from tierserve.confidence.judge import Calibrate, Judge, judge_for
+from tierserve.confidence.judge import Calibrate, Judge, LogprobJudge, judge_for
 from tierserve.core import Call, Cause, Decision, Doubt, Heard, Judgement, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierUnavailable
 from tierserve.escalation.budget import Budget
 from tierserve.escalation.prewarming import Prewarming
-from tierserve.tiers.base import Reply, Tier, armed
+from tierserve.tiers.base import Reply, Tier, TierState, armed
 
 if TYPE_CHECKING:
     from tierserve.config import EscalationConfig
@@ -45,13 +45,15 @@ class Escalator:
         self,
         config: "EscalationConfig",
         small: Tier,
-        prewarming: Prewarming,
+        large: Tier,
+        threshold: Callable[[], float],
         calibrate: Calibrate | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`threshold` is the router's, in force now."""
         self._config = config
-        self._small = small
-        self._prewarming = prewarming
+        self._small, self._large = small, large
+        self._prewarming = Prewarming(config, large, threshold)
         self._calibrate = calibrate
         self._budget = Budget(config.budget)
         self._clock = clock
@@ -62,14 +64,31 @@ class Escalator:
 
         Raises Doubted, and what Tier.generate raises.
         """
+        for judge in self._judges(call, decision):
+            try:
+                return await self._judged(call, decision, judgement, judge)
+            except ContextOverflow:
+                raise
+            except RequestError as error:  # perhaps only what the judge asks for is
+                log.debug("%s is not to be judged by %s: %s", call.id, type(judge).__name__, error)
+        return decision, await self._small.generate(call)
+
+    def _judges(self, call: Call, decision: Decision) -> Iterator[Judge]:
+        """The one for the call; then one that asks for less."""
         judge = judge_for(self._config, call, decision.score, self._calibrate)
-        if judge is None:
-            return decision, await self._small.generate(call)
+        if judge is not None:
+            yield judge
+            if not isinstance(judge, LogprobJudge):
+                yield LogprobJudge(self._config, call, decision.score)
+
+    async def _judged(
+        self, call: Call, decision: Decision, judgement: Judgement, judge: Judge
+    ) -> tuple[Decision, Reply]:
         ear, started = _Ear(judge), self._clock()
         try:
-            async with self._prewarming.beside(call, decision, judgement):
-                return await (self._streamed if call.stream else self._whole)(decision, ear)
-        except (Doubted, ContextOverflow, TierUnavailable) as error:
+            with self._prewarming.beside(call, decision, judgement):
+                return await (self._streamed(decision, ear) if call.stream else self._whole(decision, ear))
+        except BaseException as error:
             judgement.doubt = _doubt_of(error)
             judgement.wasted = ear.usage
             raise
@@ -83,9 +102,16 @@ class Escalator:
         judge, held = ear.judge, []
         reply = await self._small.generate(judge.call, ear)
         assert reply.events is not None
+        coming: asyncio.Task[bytes | None] | None = None
+        found = asyncio.create_task(ear.found.wait())
         try:
             while judge.finding is None:
-                event = await anext(reply.events, None)
+                coming = asyncio.create_task(anext(reply.events, None))
+                # The layer may be silent for long: it hides reasoning, and gathers calls of tools.
+                await asyncio.wait({coming, found}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    break
+                event, coming = coming.result(), None
                 if event is None:
                     judge.end()
                 elif reply.broken:
@@ -94,39 +120,44 @@ class Escalator:
                     held.append(event)
             decision = self._decided(decision, judge)
         except BaseException:
+            await _ended(*([coming] if coming else []), found)
             await reply.events.aclose()
             raise
-        reply.events = await armed(_committed(judge, held, reply.events))
+        found.cancel()
+        reply.events = await armed(_committed(judge, held, coming, reply.events))
         return decision, reply
 
     async def _whole(self, decision: Decision, ear: "_Ear") -> tuple[Decision, Reply]:
         judge = ear.judge
         answering = asyncio.create_task(self._small.generate(judge.call, ear))
-        finding = asyncio.create_task(ear.found.wait())
+        found = asyncio.create_task(ear.found.wait())
         try:
-            await asyncio.wait({answering, finding}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({answering, found}, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():  # some are known not to do before they are complete
-                return self._decided(decision, judge), _told(judge, await answering)
+                decision = self._decided(decision, judge)
+                reply = await answering
+                return decision, replace(reply, body=judge.body(reply.body))
             reply = await answering
             judge.end()
             stands = judge.content_stands
-            reply = _told(judge, reply)
+            reply = replace(reply, body=judge.body(reply.body))
             return self._decided(decision, judge, reply if stands else None), reply
         finally:
-            await _ended(answering, finding)
+            await _ended(answering, found)
 
     def _decided(self, decision: Decision, judge: Judge, reply: Reply | None = None) -> Decision:
         """The decision with which the answer stands. Raises Doubted where it does not."""
         assert judge.finding is not None
         doubt = judge.finding.doubt
         stands = reply is not None or judge.content_stands
-        escalates = doubt is not None and (self._budget.allows or not stands)
+        nobody_else = stands and self._large.state is not TierState.READY
+        escalates = doubt is not None and not nobody_else and (self._budget.allows or not stands)
         self._budget.count(escalates)
         if doubt is None:
             return decision
         if escalates:
             raise Doubted(doubt, reply)
-        return replace(decision, cause=Cause.BUDGET)
+        return replace(decision, cause=Cause.FAILOVER if nobody_else else Cause.BUDGET)
 
 
 def build_escalator(
@@ -137,7 +168,7 @@ def build_escalator(
         return None
     calibrate = Calibration.load(Path(config.calibration), config.judged_by) if config.calibration else None
     small, large = tiers
-    return Escalator(config, small, Prewarming(config, large, threshold), calibrate)
+    return Escalator(config, small, large, threshold, calibrate)
 
 
 class _Ear:
@@ -146,6 +177,7 @@ class _Ear:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self.alternatives = judge.alternatives
+        self.impatient = judge.impatient
         self.found = asyncio.Event()
         self.usage = Usage()
 
@@ -157,29 +189,35 @@ class _Ear:
             self.found.set()
 
 
-async def _committed(judge: Judge, held: list[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _committed(
+    judge: Judge, held: list[bytes], coming: "asyncio.Task[bytes | None] | None", rest: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    """`coming` is the next event, where it is being waited for already."""
     async with aclosing(rest):
-        yield b""
-        for event in held:
-            if (told := judge.event(event)) is not None:
-                yield told
-        async for event in rest:
-            if (told := judge.event(event)) is not None:
-                yield told
+        try:
+            yield b""
+            for event in held:
+                if (told := judge.event(event)) is not None:
+                    yield told
+            following = await coming if coming else await anext(rest, None)
+            while following is not None:
+                if (told := judge.event(following)) is not None:
+                    yield told
+                following = await anext(rest, None)
+        finally:
+            if coming:
+                await _ended(coming)
 
 
-def _told(judge: Judge, reply: Reply) -> Reply:
-    return replace(reply, body=judge.body(reply.body))
-
-
-def _doubt_of(error: Doubted | RequestError | TierUnavailable) -> Doubt:
+def _doubt_of(error: BaseException) -> Doubt | None:
     match error:
         case Doubted():
             return error.doubt
         case ContextOverflow():
             return Doubt.CONTEXT
-        case _:
+        case TierUnavailable():
             return Doubt.FAILURE
+    return None
 
 
 async def _ended(*tasks: "asyncio.Task[Any]") -> None:

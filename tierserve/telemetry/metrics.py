@@ -187,6 +187,8 @@ class Metrics:
             self._record_judgement(outcome.judgement)
         if outcome.tier is None:
             return
+        if outcome.judgement is not None:
+            self._held.labels("false" if outcome.judgement.escalated else "true").observe(outcome.judgement.held_s)
         self._total.labels(tier).observe(outcome.total_s)
         if outcome.first_byte_s is not None:
             self._first_byte.labels(tier).observe(outcome.first_byte_s)
@@ -198,7 +200,6 @@ class Metrics:
             self._confidence.observe(judgement.confidence)
         if judgement.escalated:
             self._escalations.labels(judgement.doubt).inc()
-        self._held.labels("false" if judgement.escalated else "true").observe(judgement.held_s)
         self._wasted.labels("prompt").inc(judgement.wasted.prompt_tokens)
         self._wasted.labels("completion").inc(judgement.wasted.completion_tokens)
         if judgement.prewarm is not None:

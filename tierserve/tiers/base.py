@@ -37,9 +37,11 @@ class Listener(Protocol):
     """Hears an answer as it is generated, before its events or its body are there.
 
     `alternatives` is how many of the likeliest tokens' logprobs it wants beside each sampled one's; None: no logprobs.
+    `impatient`: it wants to hear an answer grow that is asked for as a whole, where the tier can let it.
     """
 
     alternatives: int | None
+    impatient: bool
 
     def hear(self, heard: Heard) -> None: ...
 
@@ -79,9 +81,9 @@ class Tier(Protocol):
         Raises RequestError (the caller's fault) or TierUnavailable.
         """
 
-    async def prewarm(self, call: Call) -> None:
+    async def prewarm(self, call: Call) -> bool:
         """Read the prompt in advance, after everything else that the tier has to do, so that an answer to the call
-        starts sooner; where the tier can't, or the call is at fault, nothing happens. Cancelling it stops that."""
+        starts sooner. False where the tier can't, or the call is at fault. Cancelling it stops that."""
 
     def metrics(self) -> Iterator[Metric]:
         """The engine's own metrics."""

@@ -106,8 +106,9 @@ class RemoteTier:
         finally:
             self._unfinished -= not streaming  # of a stream, `_events` counts the end
 
-    async def prewarm(self, call: Call) -> None:
-        """Nothing: whether that server keeps what it has read is not known, and it may be paid by the token."""
+    async def prewarm(self, call: Call) -> bool:
+        """No: whether that server keeps what it has read is not known, and it may be paid by the token."""
+        return False
 
     def metrics(self) -> Iterator[Metric]:
         return iter(())

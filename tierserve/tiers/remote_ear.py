@@ -1,5 +1,6 @@
 """What is heard of an answer that another server gives: its words and, asked for where need be, its logprobs."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ class RemoteEar:
         if wanted is None:
             return
         asked = call.body.get("top_logprobs" if self._chat else "logprobs") or 0
-        self._shown: int | None = asked if call.body.get("logprobs") not in (None, False) else None
+        shows = call.body.get("logprobs") is not None and call.body["logprobs"] is not False  # of a completion 0 does
+        self._shown: int | None = asked if shows else None
         most = max(int(asked), wanted)
         self.asks = {"logprobs": True, "top_logprobs": most} if self._chat else {"logprobs": most}
 
@@ -26,16 +28,17 @@ class RemoteEar:
         """A body, or an event of a stream; what the caller did not ask for is taken out."""
         if self._listener is None:
             return
-        for choice in answer.get("choices") or ():
-            said = choice.get("delta") or choice.get("message") or {}
-            text = (said.get("content") if self._chat else choice.get("text")) or ""
+        usage, choices = usage_of(answer), answer.get("choices") or ()
+        for choice in choices:
+            text = (
+                _words(choice.get("delta") or choice.get("message") or {}) if self._chat else choice.get("text") or ""
+            )
             logprobs = self._taken(choice) if self.asks else []
-            tokens = len(logprobs) or int(bool(text))
+            whole = usage.completion_tokens if "delta" not in choice and len(choices) == 1 else 0
+            tokens = len(logprobs) or whole or int(bool(text))
             ended = choice.get("finish_reason") is not None
             if tokens or ended:
-                self._listener.hear(
-                    Heard(choice.get("index", 0), text, tokens, logprobs, ended, usage_of(answer).prompt_tokens)
-                )
+                self._listener.hear(Heard(choice.get("index", 0), text, tokens, logprobs, ended, usage.prompt_tokens))
 
     def _taken(self, choice: dict[str, Any]) -> list[list[float]]:
         """Of each token its own logprob, then those of the likeliest ones."""
@@ -55,8 +58,21 @@ class RemoteEar:
     def _of_completion(self, given: dict[str, Any]) -> list[list[float]]:
         own = given.get("token_logprobs") or []
         likeliest = given.get("top_logprobs") or [None] * len(own)
-        given["top_logprobs"] = [others and dict(list(others.items())[: self._shown]) for others in likeliest]
+        if self._shown is not None and self.asks["logprobs"] > self._shown:
+            named = zip(given.get("tokens") or [None] * len(own), likeliest, strict=True)
+            given["top_logprobs"] = [others and _likeliest(others, self._shown, token) for token, others in named]
         return [[one, *(others or {}).values()] for one, others in zip(own, likeliest, strict=True) if one is not None]
+
+
+def _words(said: Mapping[str, Any]) -> str:
+    """What a chat's answer says; a call of a tool is said, too."""
+    return (said.get("content") or "") + (json.dumps(said["tool_calls"]) if said.get("tool_calls") else "")
+
+
+def _likeliest(logprobs: Mapping[str, float], count: int, sampled: str | None) -> dict[str, float]:
+    """The likeliest ones and the sampled one, which is always among them."""
+    least = min(sorted(logprobs.values(), reverse=True)[:count], default=0.0)
+    return {token: one for token, one in logprobs.items() if token == sampled or (count and one >= least)}
 
 
 def usage_of(answer: Mapping[str, Any]) -> Usage:

@@ -77,10 +77,11 @@ class ScriptedTier:
         reply.events = await armed(self._events(call, first, deltas, reply))
         return reply
 
-    async def prewarm(self, call: Call) -> None:
+    async def prewarm(self, call: Call) -> bool:
         if self.prewarm_gate is not None:
             await self.prewarm_gate.wait()
         self.prewarmed.append(call)
+        return True
 
     def metrics(self) -> Iterator[Metric]:
         return iter(())

@@ -3,6 +3,7 @@
 The layer knows nothing of that. It builds no logprobs that the caller did not ask for, though the engine gives them.
 """
 
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
 
     from tierserve.tiers.base import Listener
+
+log = logging.getLogger(__name__)
 
 
 class _Ear:
@@ -60,11 +63,12 @@ class Engine(AsyncLLM):
 
 
 def _prepare(params: SamplingParams, listener: "Listener") -> None:
-    if listener.alternatives is not None and params.logprobs != -1:
+    # -1: all tokens' logprobs. With ids: those tokens', and the sampled one's comes with them.
+    if listener.alternatives is not None and params.logprobs != -1 and not params.logprob_token_ids:
         params.logprobs = max(params.logprobs or 0, listener.alternatives)
-    # An answer that is wanted as a whole is heard while it grows. Of several choices the layer expects the last output
-    # to hold all, which only this kind gives.
-    if params.output_kind is RequestOutputKind.FINAL_ONLY and params.n == 1:
+    # An answer that is wanted as a whole is heard while it grows, at the cost of an output for each token. Of several
+    # choices the layer expects the last output to hold all, which only FINAL_ONLY gives.
+    if listener.impatient and params.output_kind is RequestOutputKind.FINAL_ONLY and params.n == 1:
         params.output_kind = RequestOutputKind.CUMULATIVE
 
 
@@ -79,16 +83,18 @@ async def _heard(
             for choice in output.outputs:
                 tokens, characters = known.get(choice.index, (0, 0)) if whole else (0, 0)
                 known[choice.index] = len(choice.token_ids), len(choice.text)
-                listener.hear(
-                    Heard(
-                        first + choice.index,
-                        choice.text[characters:],
-                        len(choice.token_ids) - tokens,
-                        _logprobs(choice, tokens) if listener.alternatives is not None else (),
-                        choice.finish_reason is not None,
-                        prompt_tokens,
-                    )
+                heard = Heard(
+                    first + choice.index,
+                    choice.text[characters:],
+                    len(choice.token_ids) - tokens,
+                    _logprobs(choice, tokens) if listener.alternatives is not None else (),
+                    choice.finish_reason is not None,
+                    prompt_tokens,
                 )
+                try:
+                    listener.hear(heard)
+                except Exception:  # here the layer would take a fault of ours for the caller's
+                    log.exception("what an answer grew by could not be judged")
             yield output
     finally:
         await outputs.aclose()

@@ -26,6 +26,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from vllm.exceptions import VLLMError, VLLMValidationError
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
 from tierserve.core import Call, Kind, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierserveError, TierUnavailable
@@ -96,6 +97,20 @@ def _refuse_what_would_be_ignored(request: Any) -> None:
             raise RequestError(f"`{name}` is not supported: {remedy}", name)
     for name in ("stream_options", "response_format"):
         _refuse_unknown(getattr(request, name, None), name)
+    tag = request.structured_outputs and request.structured_outputs.structural_tag
+    if tag and _is_ignored_in_part(tag):
+        remedy = "ask for the schema itself, by `structured_outputs.json`"
+        raise RequestError(
+            f"`structural_tag` has a schema that would be ignored in part: {remedy}", "structured_outputs"
+        )
+
+
+def _is_ignored_in_part(tag: str) -> bool:
+    """vLLM asks this of schemas, and has another compiler for those that xgrammar can't enforce; not of tags."""
+    try:
+        return bool(has_xgrammar_unsupported_json_features(json.loads(tag)))
+    except ValueError:
+        return False  # no JSON at all, as the engine will say
 
 
 def _refuse_unknown(section: Any, where: str) -> None:

@@ -141,11 +141,13 @@ class VllmTier:
         await self._check_length(layer, call)
         return await layer.generate(call, listener)
 
-    async def prewarm(self, call: Call) -> None:
+    async def prewarm(self, call: Call) -> bool:
         try:
             await self._ready_layer().prewarm(call)
         except TierserveError as error:  # the answer, if it comes to that, will say the same
             log.debug("%s can't read %s in advance: %s", self.name, call.id, error)
+            return False
+        return True
 
     def metrics(self) -> Iterator[Metric]:
         return iter(self._registry.collect())
