@@ -106,6 +106,20 @@ def test_json_that_was_cut_off_is_given_as_far_as_it_came(value: Any) -> None:
             assert heard(pieces, is_json=True)[0] == content[:at]
 
 
+@given(values, text, hundredths)
+def test_a_content_before_its_confidence_is_read_alike_wherever_it_is_split(
+    value: Any, content: str, hundredth: int
+) -> None:
+    for is_json, written in ((True, json.dumps(value)), (False, json.dumps(content))):
+        for pieces in splits(last(f"{hundredth / 100:.2f}", written)):
+            reader, taken = Reader(is_json, Position.LAST), ""
+            for piece in pieces:
+                reader.feed(piece)
+                taken += reader.take()
+            reader.end()
+            assert (taken, reader.confidence, reader.broken) == (written if is_json else content, None, False)
+
+
 @given(values)
 def test_what_follows_json_is_the_form_s(value: Any) -> None:
     content = json.dumps(value)

@@ -71,8 +71,8 @@ def _words(said: Mapping[str, Any]) -> str:
 
 def _likeliest(logprobs: Mapping[str, float], count: int, sampled: str | None) -> dict[str, float]:
     """The likeliest ones and the sampled one, which is always among them."""
-    least = min(sorted(logprobs.values(), reverse=True)[:count], default=0.0)
-    return {token: one for token, one in logprobs.items() if token == sampled or (count and one >= least)}
+    best = sorted(logprobs, key=lambda token: logprobs[token], reverse=True)[:count]
+    return {token: one for token, one in logprobs.items() if token == sampled or token in best}
 
 
 def usage_of(answer: Mapping[str, Any]) -> Usage:
