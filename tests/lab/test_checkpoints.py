@@ -14,7 +14,7 @@ from tierserve.lab.assessor import expectation, messages, rating_tokens
 from tierserve.lab.checkpoint import FOLDER, SHAPES
 from tierserve.lab.question import Question, Split
 from tierserve.lab.tasks import SIMPLE, mix
-from tierserve.tiers.weights import check_weights
+from tierserve.weights import check_weights
 
 TIERS = ("lab-small", "lab-large")
 
