@@ -94,7 +94,7 @@ class BatchThread(Generic[Item, Result]):
             for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():  # its caller may have gone away meanwhile
                     future.set_result(result)
-                    await asyncio.sleep(0)  # what is woken goes on by itself: not all of a batch in one turn of the loop
+                    await asyncio.sleep(0)  # what is woken goes on at once: not all of a batch in one turn of the loop
         except Exception as error:
             for _, future in batch:
                 if not future.done():
