@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import yaml
 from measurement import Measurement, Target, arguments, percentile
-from node import Node
+from node import Node, configuration
 from tqdm import tqdm
 
 _CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
@@ -48,10 +47,7 @@ def _node(options: argparse.Namespace) -> Iterator[str]:
         yield options.url.rstrip("/")
         return
     print("starting the embedded default ...", file=sys.stderr)
-    config = yaml.safe_load(_CONFIG.read_text()) | {"server": {"port": 0}}
-    for tier in config["tiers"].values():
-        tier["engine"]["model"] = str((_CONFIG.parent / tier["engine"]["model"]).resolve())
-    config["router"]["head"] = str((_CONFIG.parent / config["router"]["head"]).resolve())
+    config = configuration(_CONFIG) | {"server": {"port": 0}}
     with tempfile.TemporaryDirectory() as folder, Node(config, Path(folder)) as node:
         yield node.wait_until_ready().url
 

@@ -17,6 +17,18 @@ _START_S = 300
 _END_S = 60
 
 
+def configuration(file: Path) -> dict[str, Any]:
+    """A configuration as data, to be changed and written elsewhere: its paths are absolute."""
+    config: dict[str, Any] = yaml.safe_load(file.read_text())
+    router = config.get("router", {})
+    sections = [(tier["engine"], "model") for tier in config["tiers"].values()]
+    sections += [(router, "head"), (router.get("assess") or {}, "model")]
+    for section, option in sections:
+        if str(section.get(option)).startswith("."):
+            section[option] = str((file.parent / section[option]).resolve())
+    return config
+
+
 class Node:
     """`with Node(config, folder) as node:` ends it, and whatever it left, at the end of the block."""
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-import yaml
-from node import Node
+from node import Node, configuration
 
 if TYPE_CHECKING:
     from tierserve.quality.fit import Fitted
@@ -48,11 +47,7 @@ def traffic(encoder: "SentenceEncoder") -> "Fitted":
 @pytest.fixture(scope="session")
 def lab() -> dict[str, Any]:
     """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
-    data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
-    for tier in data["tiers"].values():
-        tier["engine"]["model"] = str((ROOT / "configs" / tier["engine"]["model"]).resolve())
-    data["router"]["head"] = str((ROOT / "configs" / data["router"]["head"]).resolve())
-    return data | {"server": {"port": 0, "max_body_mb": 1, "drain_s": 60}}
+    return configuration(ROOT / "configs" / "lab.yaml") | {"server": {"port": 0, "max_body_mb": 1, "drain_s": 60}}
 
 
 @pytest.fixture(scope="session")
