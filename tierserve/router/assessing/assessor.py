@@ -111,9 +111,8 @@ def _load(config: "AssessConfig") -> Assessor:
     dtype = getattr(torch, _best_dtype() if config.dtype == "auto" else config.dtype)
     model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype).eval()
     stops = model.generation_config.eos_token_id
-    frame = Frame(
-        AutoTokenizer.from_pretrained(config.model), stops if isinstance(stops, list) else [stops], config.max_tokens
-    )
+    stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
+    frame = Frame(AutoTokenizer.from_pretrained(config.model), stops, config.max_tokens)
     return Assessor(model, frame, config.threads)
 
 

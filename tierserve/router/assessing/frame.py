@@ -26,6 +26,8 @@ class Frame:
         `max_tokens` of a text are read. Raises ConfigError where the prompt can't be put to such a model."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as in embedding/tokens.py
         self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
         self._max_tokens = max_tokens
         start, end = _around(tokenizer)
         self.prefix = self._encode([start])[0]

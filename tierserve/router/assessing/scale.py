@@ -35,7 +35,7 @@ def mean_ratings(first: Logits, after_one: Logits) -> NDArray[np.float32]:
     ratings: NDArray[np.float32] = chances @ np.arange(first.shape[1], dtype=np.float32)
     if after_one.shape[1]:
         ratings = ratings + 9 * chances[:, 1] * _softmax(after_one)[:, 0]  # a 1 that turns out to be a 10
-    return ratings
+    return np.clip(ratings, 0, 10)  # by rounding a sum may come to a little more
 
 
 def _softmax(logits: Logits) -> Logits:
