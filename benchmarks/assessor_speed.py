@@ -35,6 +35,7 @@ from tierserve.lab.tokenizer import qwen_tokenizer
 from tierserve.router.assessing.assessor import Assessor
 from tierserve.router.assessing.frame import Frame
 from tierserve.router.assessing.opinion import Assessments, SecondOpinion
+from tierserve.router.assessing.packed import pack
 from tierserve.router.assessing.prompt import SYSTEM
 
 _QWEN = {
@@ -97,6 +98,7 @@ def _made(shape: dict[str, Any]) -> tuple[Frame, Any]:
     tokenizer = qwen_tokenizer([SYSTEM, " ".join(_WORDS)] * 50, fixed=())
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(Qwen2Config(**shape), dtype=torch.bfloat16).eval()
+    pack(model.base_model)
     stops = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     return Frame(tokenizer, stops, max_tokens=_TOKENS[-1]), model
 
@@ -183,7 +185,10 @@ def _row(measured: str, tokens: int, batch: int, threads: int, prompt: str, time
 
 def _put_floors(rows: list[dict[str, Any]], model: Any, prompt_tokens: int, all_threads: list[int]) -> None:
     """Beside each row how long its reading and its arithmetic would take at the least, None where there is none."""
-    weights = sum(each.numel() for each in model.base_model.layers.parameters())
+    config = model.config
+    head, layer = config.hidden_size // config.num_attention_heads, config.hidden_size * config.hidden_size
+    layer = 2 * layer + 2 * config.hidden_size * head * config.num_key_value_heads
+    weights = config.num_hidden_layers * (layer + 3 * config.hidden_size * config.intermediate_size)
     speed = {threads: (_bytes_per_s(threads), _operations_per_s(threads)) for threads in all_threads}
     for row in rows:
         row["prompt_tokens"] = prompt_tokens

