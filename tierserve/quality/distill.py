@@ -49,8 +49,7 @@ class Report:
 def assess(rater: Rater, prompts: Sequence[Prompt], store: Path, key: str) -> Floats:
     """Ratings, 0..10, shape (prompts,). `store` keeps each as it comes, by a digest of `key`, which says who rates, and
     of the text: an interrupted run goes on, and another assessor's are not taken for these. Raises ConfigError."""
-    digests = [hashlib.blake2b(f"{key}\0{prompt.text}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-               for prompt in prompts]  # fmt: skip
+    digests = [_digest(f"{key}\0{prompt.text}") for prompt in prompts]
     known = _stored(store)
     missing = {digest: prompt.text for digest, prompt in zip(digests, prompts, strict=True) if digest not in known}
     todo = sorted(missing, key=lambda digest: len(missing[digest]))  # those of a batch are of one length: less padding
@@ -59,6 +58,8 @@ def assess(rater: Rater, prompts: Sequence[Prompt], store: Path, key: str) -> Fl
             store.open("a", encoding="utf-8") as file,
             tqdm(total=len(prompts), initial=len(prompts) - len(todo), desc="assessing", disable=None) as progress,
         ):
+            if file.tell() and not store.read_bytes().endswith(b"\n"):
+                file.write("\n")  # an earlier run was killed while it wrote
             for start in range(0, len(todo), _BATCH):
                 batch = todo[start : start + _BATCH]
                 for digest, rating in zip(batch, rater.rate([missing[each] for each in batch]), strict=True):
@@ -100,6 +101,10 @@ def distill(
         example_vectors=base.example_vectors,
     )
     return head, Report(kind, _spearman(before, ratings), kept, threshold)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _as_outcomes(prompts: Sequence[Prompt], chances: Floats) -> Outcomes:
