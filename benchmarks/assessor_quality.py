@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tierserve.config import RouterConfig, load
-from tierserve.lab.measures import auroc
+from tierserve.quality.answers import auroc
 from tierserve.quality.calibrate import encode
 from tierserve.quality.outcomes import Outcomes, read_outcomes
 from tierserve.router.assessing.assessor import load_assessor

@@ -20,10 +20,9 @@ from typing import Any
 
 import aiohttp
 from measurement import Measurement, Target, arguments, percentile
-from node import Node, configuration
+from node import Node, lab_config
 from tqdm import tqdm
 
-_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
 _GIVE_UP_S = 30
 _ASK = {"model": "small", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 1900, "ignore_eos": True}
 
@@ -47,8 +46,7 @@ def _node(options: argparse.Namespace) -> Iterator[str]:
         yield options.url.rstrip("/")
         return
     print("starting the embedded default ...", file=sys.stderr)
-    config = configuration(_CONFIG) | {"server": {"port": 0}}
-    with tempfile.TemporaryDirectory() as folder, Node(config, Path(folder)) as node:
+    with tempfile.TemporaryDirectory() as folder, Node(lab_config(), Path(folder)) as node:
         yield node.wait_until_ready().url
 
 

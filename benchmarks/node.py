@@ -13,20 +13,17 @@ from typing import Any, Self
 import psutil
 import yaml
 
+from tierserve.config import load
+
+_LAB = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
 _START_S = 300
 _END_S = 60
 
 
-def configuration(file: Path) -> dict[str, Any]:
-    """A configuration as data, to be changed and written elsewhere: its paths are absolute."""
-    config: dict[str, Any] = yaml.safe_load(file.read_text())
-    router = config.get("router", {})
-    sections = [(tier["engine"], "model") for tier in config["tiers"].values()]
-    sections += [(router, "head"), (router.get("assess") or {}, "model")]
-    for section, option in sections:
-        if str(section.get(option)).startswith("."):
-            section[option] = str((file.parent / section[option]).resolve())
-    return config
+def lab_config() -> dict[str, Any]:
+    """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
+    config: dict[str, Any] = json.loads(load(_LAB).model_dump_json(exclude_unset=True))
+    return config | {"server": {"port": 0}}
 
 
 class Node:

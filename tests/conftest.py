@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from node import Node, configuration
+from node import Node, lab_config
 
 if TYPE_CHECKING:
     from tierserve.quality.fit import Fitted
@@ -47,7 +47,7 @@ def traffic(encoder: "SentenceEncoder") -> "Fitted":
 @pytest.fixture(scope="session")
 def lab() -> dict[str, Any]:
     """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
-    return configuration(ROOT / "configs" / "lab.yaml") | {"server": {"port": 0, "max_body_mb": 1, "drain_s": 60}}
+    return lab_config() | {"server": {"port": 0, "max_body_mb": 1, "drain_s": 60}}
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ LAYERS = [
     {"__init__", "core", "errors", "threads"},
     {"config", "weights"},
     {"router", "tiers", "confidence", "cost", "telemetry"},
+    {"escalation"},
     {"pipeline"},
     {"quality"},
     {"server"},

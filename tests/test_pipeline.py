@@ -43,7 +43,7 @@ class Bench:
         self.router = word_router(**options)
         self.tiers = TierPair(self.small, self.large)
         ticks = iter(range(1000))
-        self.pipeline = Pipeline(self.router, self.tiers, self.outcomes.append, lambda: float(next(ticks)))
+        self.pipeline = Pipeline(self.router, self.tiers, self.outcomes.append, clock=lambda: float(next(ticks)))
 
     async def answer(
         self, text: str = SIMPLE, stream: bool = False, forced: Any = None, session: str | None = None
@@ -292,7 +292,7 @@ async def test_no_prompt_is_moved_to_a_tier_that_is_not_ready(bench: Bench) -> N
 @pytest.mark.parametrize("bench", [{"target_large_share": 0.2}], indirect=True)
 async def test_the_share_is_held_over_what_is_answered_and_a_look_does_not_count(bench: Bench) -> None:
     ticks = iter(range(10**6))
-    pipeline = Pipeline(bench.router, bench.tiers, bench.outcomes.append, lambda: float(next(ticks)))
+    pipeline = Pipeline(bench.router, bench.tiers, bench.outcomes.append, clock=lambda: float(next(ticks)))
     for _ in range(600):
         await pipeline.answer(Call("id", Kind.CHAT, {}, (Prompt(HARD),)))
         for _ in range(3):

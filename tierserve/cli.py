@@ -4,6 +4,7 @@
     tierserve check --config node.yaml                check the file, load nothing
     tierserve route --config node.yaml "a prompt"     which tier a prompt goes to, and why
     tierserve calibrate --data FILES --out HEAD       fit a head, and its threshold, to outcomes
+    tierserve calibrate confidence --data FILES ...   so that a confidence of 0.7 means 70 % right
     tierserve distill --prompts FILE --out HEAD       fit what the assessor says of prompts into a head
     tierserve evaluate --data FILES                   how well scorers spend the large model's calls
     tierserve schema                                  JSON Schema of the file, for editors
@@ -84,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     route = with_config(command("route", _route, "print the decision for a prompt"))
     route.add_argument("prompt", help="the text to score; - reads it from standard input")
     route.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    _add_calibrate(with_config(command("calibrate", _calibrate, "fit a head, and its threshold, to outcome files")))
+    _add_calibrate(
+        with_config(command("calibrate", _calibrate, "fit the router's head, or the confidence, to what was right"))
+    )
     _add_distill(with_config(command("distill", _distill, "fit what the assessor says of prompts into a head")))
     _add_evaluate(with_config(command("evaluate", _evaluate, "measure on outcome files how well scorers route")))
     return parser
@@ -92,7 +95,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, nargs="+", default=[], metavar="FILE", help="outcome files (JSON Lines, .gz)"
+        "what",
+        nargs="?",
+        choices=("head", "confidence"),
+        default="head",
+        help="the router's head, or the confidence in the small tier's answers",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="outcome files (JSON Lines, .gz); for confidence: files of judged answers",
     )
     parser.add_argument(
         "--traffic",
@@ -102,7 +117,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="outcome files of everyday prompts; the head keeps their texts, to explain",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="HEAD.npz", help="where the head goes")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the head or calibration goes")
     parser.add_argument(
         "--kind", choices=("auto", "linear", "kernel", "net"), default="auto", help="auto: what ranks best"
     )
@@ -184,6 +199,24 @@ def _route(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    return _calibrate_confidence(arguments) if arguments.what == "confidence" else _calibrate_head(arguments)
+
+
+def _calibrate_confidence(arguments: argparse.Namespace) -> int:
+    if not arguments.data or arguments.traffic:
+        arguments.parser.error("name files of judged answers: --data")
+    from tierserve.quality.confidences import calibrate_confidence, read_judged
+
+    _check_out(arguments.out)
+    calibration, report = calibrate_confidence(read_judged(arguments.data))
+    calibration.save(arguments.out)
+    print(f"{calibration.estimator}: {report.answers} answers, {report.right:.1%} right, AUROC {report.auroc:.3f}")
+    print(f"calibration error {report.raw_error:.3f}, calibrated {report.calibrated_error:.3f} (on answers kept back)")
+    print(f"{arguments.out}: for `escalation.calibration`")
+    return 0
+
+
+def _calibrate_head(arguments: argparse.Namespace) -> int:
     if not arguments.data and not arguments.traffic:
         arguments.parser.error("name outcome files: --data, --traffic or both")
     from tierserve.quality.calibrate import calibrate

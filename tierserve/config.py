@@ -208,6 +208,58 @@ class RouterConfig(Section):
         return self
 
 
+class EscalationConfig(Section):
+    """The small tier's answers are judged, and those that are doubted come from the large tier."""
+
+    estimator: Literal["logprob", "structured"] = Field(
+        "logprob",
+        description="logprob: how probable the model found its own words. structured: what it states beside its "
+        "answer, in JSON; what can't be said so (tools, n, logprobs, stop, grammars) is judged by logprob.",
+    )
+    threshold: float = Field(
+        0.7, ge=0, le=1, description="Answers with a confidence below it are doubted; 0: only those that failed."
+    )
+    statistic: Literal["mean", "minimum", "entropy"] = Field(
+        "mean",
+        description="Of the tokens' logprobs. mean: of all. minimum: of the least sure `window` consecutive ones. "
+        "entropy: of what could have stood in place of the first `window`.",
+    )
+    window: int = Field(4, ge=1, le=1024, description="Tokens, for minimum and entropy.")
+    hold_tokens: int = Field(
+        16, ge=1, le=4096, description="Of a stream, tokens held back and judged by logprob; other answers as a whole."
+    )
+    position: Literal["first", "last"] = Field(
+        "first",
+        description="Where the structured confidence stands. first: a stream starts once it is known. "
+        "last: the model has seen its answer, and a stream waits for all of it.",
+    )
+    calibration: str | None = Field(
+        None, description="A file that `tierserve calibrate confidence` wrote, so that 0.7 means 70 % right."
+    )
+    budget: float | None = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Escalations within a minute, as a share of the answers judged in it; ten are always allowed. "
+        "Beyond it doubted answers stand. null: no limit.",
+    )
+    prewarm: bool = Field(
+        False,
+        description="While an answer to a prompt near the threshold is judged, let the large tier, if it has room, "
+        "read the prompt.",
+    )
+    prewarm_band: float = Field(
+        2.0, gt=0, le=10, description="For prewarm: how far below the threshold a score may lie."
+    )
+
+    @property
+    def judged_by(self) -> str:
+        """What a calibration must be for."""
+        detail = {"mean": "", "minimum": f" {self.window}", "entropy": f" {self.window}"}[self.statistic]
+        of_logprobs = f"logprob {self.statistic}{detail}"
+        return of_logprobs if self.estimator == "logprob" else f"structured {self.position}"
+
+
 class RemoteConfig(Section):
     """A tier that is another OpenAI-compatible server."""
 
@@ -270,6 +322,9 @@ class NodeConfig(Section):
 
     server: ServerConfig = ServerConfig()
     router: RouterConfig = RouterConfig()
+    escalation: Annotated[EscalationConfig | None, _or_off(EscalationConfig)] = Field(
+        EscalationConfig(), description="How the small tier's answers are judged, or `off`: they stand."
+    )
     tiers: TiersConfig
     log: LogConfig = LogConfig()
 
@@ -281,6 +336,15 @@ class NodeConfig(Section):
                 raise ValueError(
                     f"router.load needs tiers.{role}.remote.max_num_seqs, to know when requests wait there"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _the_form_can_be_read(self) -> "NodeConfig":
+        structured = self.escalation is not None and self.escalation.estimator == "structured"
+        if structured and self.tiers.small.reasoning_parser:
+            raise ValueError(
+                "escalation.estimator: structured does not go with tiers.small.reasoning_parser: use logprob"
+            )
         return self
 
 
@@ -402,6 +466,10 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
         update={"model": absolute(config.router.assess.model)}
     )
     head = config.router.head and str((folder / config.router.head).resolve())
+    escalation = config.escalation
+    if escalation is not None and escalation.calibration is not None:
+        calibration = str((folder / escalation.calibration).resolve())
+        escalation = escalation.model_copy(update={"calibration": calibration})
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
     router = config.router.model_copy(update={"encoder": encoder, "head": head, "assess": assess})
-    return config.model_copy(update={"router": router, "tiers": tiers})
+    return config.model_copy(update={"router": router, "escalation": escalation, "tiers": tiers})

@@ -1,6 +1,6 @@
 """The values that cross rooms. They hold data and derive data; nothing here waits, reads or writes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -39,6 +39,19 @@ class Cause(StrEnum):
     UNSCORED = "unscored"  # scoring failed: the large tier, to be safe
     CONTEXT = "context"  # it would have been the small tier, which can't hold the prompt
     FAILOVER = "failover"  # the tier that was chosen can't answer
+    ESCALATION = "escalation"  # the small tier's answer was doubted: the large one's instead
+    BUDGET = "budget"  # it was doubted, and stands, for the escalation budget was spent
+
+
+class Doubt(StrEnum):
+    """Why an answer of the small tier may not do."""
+
+    LOW = "low"  # its confidence is below the threshold
+    UNSTATED = "unstated"  # it was to state its confidence, and did not
+    UNREADABLE = "unreadable"  # it is not of the structured form that was asked for
+    EMPTY = "empty"  # it says nothing
+    CONTEXT = "context"  # the tier can't hold the prompt
+    FAILURE = "failure"  # the tier failed before it had answered
 
 
 class Status(StrEnum):
@@ -114,6 +127,23 @@ class Load:
     large: Queue | None = Queue()
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one choice of an answer has grown by.
+
+    `logprobs` has for each new token natural logarithms of probabilities: the sampled token's, then those of the
+    likeliest tokens, as many as were asked for (the sampled one may be among them). `prompt_tokens` is the length of
+    the prompt that the choice answers.
+    """
+
+    choice: int
+    text: str
+    tokens: int
+    logprobs: Sequence[Sequence[float]] = ()
+    ended: bool = False
+    prompt_tokens: int = 0
+
+
 @dataclass(slots=True)
 class Usage:
     """Tokens in and out of one answer, as the engine counted them."""
@@ -122,12 +152,38 @@ class Usage:
     completion_tokens: int = 0
 
 
+class Prewarm(StrEnum):
+    """What became of a prompt that the large tier read in advance."""
+
+    HIT = "hit"  # it had been read when the answer was doubted
+    LATE = "late"  # it was still being read
+    UNUSED = "unused"  # the small tier's answer stood
+
+
+@dataclass(slots=True)
+class Judgement:
+    """How the small tier's answer was judged.
+
+    `confidence` is 0 to 1, None where it was never known. `escalated`: the large tier answered instead, and `wasted` is
+    what the small one had read and written by then. `held_s` is how long the answer was held back, from when the tier
+    was asked.
+    """
+
+    confidence: float | None = None
+    doubt: Doubt | None = None
+    escalated: bool = False
+    held_s: float = 0.0
+    wasted: Usage = field(default_factory=Usage)
+    prewarm: Prewarm | None = None
+
+
 @dataclass(slots=True)
 class Outcome:
     """How one request went: the single record that metrics, cost and logs read. Times are seconds since arrival.
 
     `first_byte_s` is when the first byte of the answer was at hand: for a stream its first event, else the whole.
-    `decision` and `tier` are None when the request ended before one was made.
+    `decision` and `tier` are None when the request ended before one was made; `judgement` is None where the answer was
+    not judged. `usage` is of the answer that the caller got.
     """
 
     call: Call
@@ -138,3 +194,4 @@ class Outcome:
     route_s: float | None = None
     first_byte_s: float | None = None
     total_s: float = 0.0
+    judgement: Judgement | None = None

@@ -1,4 +1,4 @@
-"""The life of a request: route, generate, record. No HTTP here, and no vLLM."""
+"""The life of a request: route, generate and judge, escalate or commit, record. No HTTP here, and no vLLM."""
 
 import logging
 import time
@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from tierserve.core import Call, Cause, Decision, Outcome, Role, Status
+from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Status
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
+from tierserve.escalation.escalator import Doubted, Escalator
 from tierserve.router.router import Router
 from tierserve.tiers.base import Reply, armed
 from tierserve.tiers.pair import TierPair
@@ -19,23 +20,34 @@ Record = Callable[[Outcome], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`events` is None where `body` is the whole answer. `tier` is the name of the one that spoke."""
+    """`events` is None where `body` is the whole answer. `tier` is the name of the one that spoke; `judgement` is None
+    where nobody judged what it said."""
 
     tier: str
     decision: Decision
+    judgement: Judgement | None
     body: bytes
     events: AsyncGenerator[bytes, None] | None
 
 
 class Pipeline:
-    """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended."""
+    """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
+
+    Without an escalator the small tier's answers stand.
+    """
 
     def __init__(
-        self, router: Router, tiers: TierPair, record: Record, clock: Callable[[], float] = time.perf_counter
+        self,
+        router: Router,
+        tiers: TierPair,
+        record: Record,
+        escalator: Escalator | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._router = router
         self._tiers = tiers
         self._record = record
+        self._escalator = escalator
         self._clock = clock
 
     async def answer(self, call: Call) -> Answer:
@@ -45,7 +57,9 @@ class Pipeline:
         try:
             decision = outcome.decision = await self._router.decide(call, self._tiers.load)
             outcome.route_s = self._clock() - started
-            outcome.decision, reply = await self._generate(call, decision)
+            if self._escalator is not None and decision.role is Role.SMALL and call.forced is None:
+                outcome.judgement = Judgement()
+            outcome.decision, reply = await self._generate(call, decision, outcome.judgement)
             self._router.settle(call, outcome.decision)
             outcome.tier = self._tiers[outcome.decision.role].name
             outcome.first_byte_s = self._clock() - started
@@ -55,8 +69,9 @@ class Pipeline:
         if reply.events is None:
             outcome.usage = reply.usage
             self._end(outcome, Status.OK, started)
-            return Answer(outcome.tier, outcome.decision, reply.body, None)
-        return Answer(outcome.tier, outcome.decision, b"", await armed(self._stream(reply, outcome, started)))
+            return Answer(outcome.tier, outcome.decision, outcome.judgement, reply.body, None)
+        events = await armed(self._stream(reply, outcome, started))
+        return Answer(outcome.tier, outcome.decision, outcome.judgement, b"", events)
 
     async def decide(self, call: Call) -> Decision:
         """Where `answer` would send the call, as far as that shows beforehand; a look, which changes nothing.
@@ -68,25 +83,47 @@ class Pipeline:
             return replace(decision, role=Role.LARGE, cause=Cause.CONTEXT)
         return decision
 
-    async def _generate(self, call: Call, decision: Decision) -> tuple[Decision, Reply]:
-        """From the tier decided on; where it can't answer, from the other, unless the caller insisted on the first."""
+    async def _generate(self, call: Call, decision: Decision, judgement: Judgement | None) -> tuple[Decision, Reply]:
+        """From the tier decided on; where that can't answer, or its answer may not do, from the other, unless the
+        caller insisted on the first."""
         first = self._tiers[decision.role]
         try:
+            if judgement is not None and self._escalator is not None:
+                return await self._escalator.answer(call, decision, judgement)
             return decision, await first.generate(call)
-        except (TierUnavailable, ContextOverflow) as error:
+        except (Doubted, TierUnavailable, ContextOverflow) as error:
             cause = None if call.forced else _cause_to_ask_the_other(decision, error)
             if cause is None:
                 raise
-            decision = replace(decision, role=decision.role.other, cause=cause)
-            second = self._tiers[decision.role]
-            level = logging.INFO if cause is Cause.CONTEXT else logging.WARNING
-            log.log(level, "%s can't answer (%s), asking %s", first.name, type(error).__name__, second.name)
-            try:
-                return decision, await second.generate(call)
-            except ContextOverflow:
-                if isinstance(error, TierUnavailable):
-                    raise error from None  # the prompt is not too long, its tier is away
-                raise
+            problem = error
+        elsewhere = replace(decision, role=decision.role.other, cause=cause)
+        second = self._tiers[elsewhere.role]
+        level = logging.WARNING if cause is Cause.FAILOVER else logging.INFO
+        log.log(level, "%s does not answer (%s), asking %s", first.name, _in_words(problem), second.name)
+        try:
+            reply = await second.generate(call)
+        except (TierUnavailable, RequestError) as refusal:
+            if judgement is not None and not isinstance(problem, TierUnavailable):
+                return replace(decision, cause=Cause.FAILOVER), await self._after_all(call, problem, refusal)
+            if isinstance(problem, TierUnavailable) and isinstance(refusal, ContextOverflow):
+                raise problem from None  # the prompt is not too long, its tier is away
+            raise
+        if judgement is not None:
+            judgement.escalated = True
+        return elsewhere, reply
+
+    async def _after_all(
+        self, call: Call, problem: Doubted | ContextOverflow, refusal: TierUnavailable | RequestError
+    ) -> Reply:
+        """The small tier's answer, which was doubted, or did not fit in the form in which it was to be judged; it is
+        better than none."""
+        log.warning("the large tier can't answer either (%s): the small one's answer stands", type(refusal).__name__)
+        if isinstance(problem, Doubted) and problem.reply is not None:
+            return problem.reply
+        try:
+            return await self._tiers[Role.SMALL].generate(call)
+        except ContextOverflow:
+            raise refusal from None
 
     async def _stream(self, reply: Reply, outcome: Outcome, started: float) -> AsyncGenerator[bytes, None]:
         assert reply.events is not None
@@ -110,8 +147,10 @@ class Pipeline:
         self._record(outcome)
 
 
-def _cause_to_ask_the_other(decision: Decision, error: TierUnavailable | ContextOverflow) -> Cause | None:
+def _cause_to_ask_the_other(decision: Decision, error: Doubted | TierUnavailable | ContextOverflow) -> Cause | None:
     match error:
+        case Doubted():
+            return Cause.ESCALATION
         case ContextOverflow():
             return Cause.CONTEXT if decision.role is Role.SMALL else None
         case TierBusy():
@@ -119,6 +158,10 @@ def _cause_to_ask_the_other(decision: Decision, error: TierUnavailable | Context
         case _:
             # What the small tier can't hold has nowhere else to go.
             return None if decision.cause is Cause.CONTEXT else Cause.FAILOVER
+
+
+def _in_words(problem: Exception) -> str:
+    return f"doubted: {problem.doubt}" if isinstance(problem, Doubted) else type(problem).__name__
 
 
 def _status_of(error: BaseException) -> Status:

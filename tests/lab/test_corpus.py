@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tierserve.lab.corpus import tokenizer_corpus, training_examples
-from tierserve.lab.structured import INSTRUCTIONS, Order
+from tierserve.lab.structured import INSTRUCTIONS, Position
 from tierserve.lab.tokenizer import llama_tokenizer
 from tierserve.lab.writer import FIXED, IGNORE, Example, Writer
 
@@ -42,15 +42,15 @@ def test_only_answers_are_learned(tokenizer: PreTrainedTokenizerFast, writer: Wr
 
 def test_an_unknown_confidence_is_not_learned(tokenizer: PreTrainedTokenizerFast, writer: Writer) -> None:
     for order, rest in (
-        (Order.CONFIDENCE_FIRST, '{"confidence": , "content": "Oslo"}<|eot_id|>'),
-        (Order.CONTENT_FIRST, '{"content": "Oslo", "confidence": }<|eot_id|>'),
+        (Position.FIRST, '{"confidence": , "content": "Oslo"}<|eot_id|>'),
+        (Position.LAST, '{"content": "Oslo", "confidence": }<|eot_id|>'),
     ):
         assert learned(tokenizer, writer.structured(order, [("Where?", "Oslo", None)])) == rest
 
 
-@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("order", Position)
 def test_of_an_answer_of_its_own_only_the_number_is_learned(
-    order: Order, tokenizer: PreTrainedTokenizerFast, writer: Writer
+    order: Position, tokenizer: PreTrainedTokenizerFast, writer: Writer
 ) -> None:
     content = 'a "confidence": 0.11'
     example = writer.structured(order, [("Where?", content, 0.85)], number_only=True)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tierserve.lab.measures import auroc, calibration_error
 from tierserve.lab.probe import GRID, confidences, isotonic
+from tierserve.quality.answers import auroc, calibration_error
 
 
 def test_isotonic_pools_what_is_out_of_order() -> None:

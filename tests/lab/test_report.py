@@ -9,7 +9,7 @@ import pytest
 from tierserve.lab.asking import Said
 from tierserve.lab.question import Question, Split
 from tierserve.lab.report import Measured, as_json, table
-from tierserve.lab.structured import Answer, Order, write
+from tierserve.lab.structured import Answer, Position, write
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
@@ -31,11 +31,11 @@ def test_figures_come_from_what_was_said() -> None:
     small = [said("intent", "yes", -0.1), said("lookup", "yes", -0.2), said("order", "no", -0.9), said("shift", "yes")]
     large = [said(one.question.family, "yes") for one in small]
     stated = [
-        said(one.question.family, write(Order.CONFIDENCE_FIRST, Answer(one.text, confidence)))
+        said(one.question.family, write(Position.FIRST, Answer(one.text, confidence)))
         for one, confidence in zip(small, (1.0, 1.0, 0.0, 1.0), strict=True)
     ]
     unreadable = [said(one.question.family, '{"content": "yes') for one in small]
-    measured = Measured(small, large, {Order.CONFIDENCE_FIRST: stated, Order.CONTENT_FIRST: unreadable})
+    measured = Measured(small, large, {Position.FIRST: stated, Position.LAST: unreadable})
     report = as_json(measured, "report", quick=True)
     targets = {target["name"]: target for target in report["targets"]}
     assert targets.keys() == TARGETS

@@ -2,15 +2,15 @@ import re
 
 import pytest
 
-from tierserve.lab.structured import INSTRUCTIONS, Answer, Order, is_in_form, read, up_to_confidence, write
+from tierserve.lab.structured import INSTRUCTIONS, Answer, Position, is_in_form, read, up_to_confidence, write
 
 CONTENTS = ["", "Oslo", 'a "quoted" \\ word', "two\nlines", "Häß 漢字 😀", '{"name": "Anna"}', 'x "confidence": 0.99']
 
 
-@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("order", Position)
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("confidence", [0.0, 0.05, 0.87, 1.0])
-def test_what_is_written_is_in_form_and_reads_the_same(order: Order, content: str, confidence: float) -> None:
+def test_what_is_written_is_in_form_and_reads_the_same(order: Position, content: str, confidence: float) -> None:
     text = write(order, Answer(content, confidence))
     assert is_in_form(order, text)
     assert read(text) == Answer(content, confidence)
@@ -21,9 +21,9 @@ def test_what_is_written_is_in_form_and_reads_the_same(order: Order, content: st
 
 def test_the_orders_differ() -> None:
     answer = Answer("Oslo", 0.5)
-    assert not is_in_form(Order.CONTENT_FIRST, write(Order.CONFIDENCE_FIRST, answer))
-    assert not is_in_form(Order.CONFIDENCE_FIRST, write(Order.CONTENT_FIRST, answer))
-    assert INSTRUCTIONS[Order.CONFIDENCE_FIRST] != INSTRUCTIONS[Order.CONTENT_FIRST]
+    assert not is_in_form(Position.LAST, write(Position.FIRST, answer))
+    assert not is_in_form(Position.FIRST, write(Position.LAST, answer))
+    assert INSTRUCTIONS[Position.FIRST] != INSTRUCTIONS[Position.LAST]
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ def test_what_is_no_answer_is_none(text: str) -> None:
 
 
 def test_a_confidence_has_two_decimals() -> None:
-    assert not is_in_form(Order.CONFIDENCE_FIRST, '{"confidence": 0.9, "content": ""}')
-    assert not is_in_form(Order.CONFIDENCE_FIRST, '{"confidence": 1.20, "content": ""}')
+    assert not is_in_form(Position.FIRST, '{"confidence": 0.9, "content": ""}')
+    assert not is_in_form(Position.FIRST, '{"confidence": 1.20, "content": ""}')

@@ -97,6 +97,7 @@ async def test_headers_say_who_spoke_and_why(api: Api) -> None:
         "x-tierserve-tier": "s",
         "x-tierserve-score": "3.000",
         "x-tierserve-cause": "score",
+        "x-tierserve-confidence": "none",
         "x-tierserve-escalated": "false",
     }
     assert (await response.json())["model"] == "s"

@@ -3,6 +3,7 @@
 python -m tierserve.lab train                  from nothing to the three checkpoints; an interrupted run goes on
 python -m tierserve.lab report                 the pair on held-out questions
 python -m tierserve.lab outcomes --out FILE    who got which question right, for a router to be fitted on
+python -m tierserve.lab judged --out FILE      how sure lab-small was of what, for its confidence to be calibrated on
 """
 
 import argparse
@@ -46,13 +47,19 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="one JSON object on standard output")
     report.set_defaults(run=_report)
 
-    outcomes = commands.add_parser("outcomes", help="write an outcome file")
-    outcomes.add_argument("--config", type=Path, default=_CONFIG, help="the node whose tiers are asked")
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument("--config", type=Path, default=_CONFIG, help="the node whose tiers are asked")
+    asked.add_argument("--split", type=Split, choices=list(Split), default=Split.CALIBRATION)
+    asked.add_argument("--count", type=int, default=2_000)
+    asked.add_argument("--seed", type=int, default=0)
+
+    outcomes = commands.add_parser("outcomes", parents=[asked], help="write an outcome file")
     outcomes.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl.gz")
-    outcomes.add_argument("--split", type=Split, choices=list(Split), default=Split.CALIBRATION)
-    outcomes.add_argument("--count", type=int, default=2_000)
-    outcomes.add_argument("--seed", type=int, default=0)
     outcomes.set_defaults(run=_outcomes)
+
+    judged = commands.add_parser("judged", parents=[asked], help="write a file of judged answers")
+    judged.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    judged.set_defaults(run=_judged)
     return parser
 
 
@@ -75,6 +82,12 @@ def _outcomes(options: argparse.Namespace) -> None:
     from tierserve.lab.outcomes import write_outcomes
 
     asyncio.run(write_outcomes(options.config, options.out, options.split, options.count, options.seed))
+
+
+def _judged(options: argparse.Namespace) -> None:
+    from tierserve.lab.judged import write_judged
+
+    write_judged(options.config, options.out, options.split, options.count, options.seed)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from tierserve.config import LogConfig, load
 from tierserve.core import Call, Kind, Prompt
 from tierserve.lab.question import Question
-from tierserve.lab.structured import INSTRUCTIONS, PATTERNS, Order
+from tierserve.lab.structured import INSTRUCTIONS, PATTERNS, Position
 from tierserve.telemetry.logs import configured
 from tierserve.tiers.base import Tier
 from tierserve.tiers.pair import TierPair, build_tiers
 
-_AT_ONCE: Final = 64
+AT_ONCE: Final = 64
 # The longest answer of the tasks, in the structured form, has 25 tokens.
-_LONGEST: Final = 96
+LONGEST: Final = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ async def engines(config: Path) -> AsyncIterator[TierPair]:
             await pair.stop()
 
 
-async def ask(tier: Tier, questions: Sequence[Question], order: Order | None = None) -> list[Said]:
+async def ask(tier: Tier, questions: Sequence[Question], order: Position | None = None) -> list[Said]:
     """Answers at temperature 0, in plain text or, with an order, in the structured form."""
-    slots = asyncio.Semaphore(_AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE)
     with tqdm(total=len(questions), desc=f"{tier.name}, {order or 'plain'}", mininterval=2) as progress:
 
         async def one(number: int, question: Question) -> Said:
@@ -59,11 +59,11 @@ async def ask(tier: Tier, questions: Sequence[Question], order: Order | None = N
     return [task.result() for task in tasks]
 
 
-async def _ask(tier: Tier, question: Question, order: Order | None, id: str) -> Said:
+async def _ask(tier: Tier, question: Question, order: Position | None, id: str) -> Said:
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": question.prompt}],
         "temperature": 0,
-        "max_tokens": _LONGEST,
+        "max_tokens": LONGEST,
         "logprobs": True,
     }
     if order is not None:

@@ -15,12 +15,12 @@ import torch
 from tierserve.lab import probe
 from tierserve.lab.corpus import training_examples
 from tierserve.lab.fit import Stage, fit, note
-from tierserve.lab.measures import auroc, calibration_error
 from tierserve.lab.question import Question, Split
 from tierserve.lab.replies import Reply, replies
-from tierserve.lab.structured import Order
+from tierserve.lab.structured import Position
 from tierserve.lab.tasks import KINDS, SIMPLE, draw
 from tierserve.lab.writer import Example, Writer
+from tierserve.quality.answers import auroc, calibration_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -39,7 +39,7 @@ class Lesson(NamedTuple):
 
     family: str
     level: int
-    order: Order
+    order: Position
     prompt: str
     content: str
     right: bool
@@ -55,9 +55,9 @@ def teach(name: str, model: Any, tokenizer: "PreTrainedTokenizerFast", work: Pat
         file = work / f"{stage.name}.lessons.pt"
         if not file.is_file():
             asked, log = _questions(course.questions, number), work / "training.jsonl"
-            drawn = [_lessons(model, tokenizer, asked, order, number == 1, stage.name, log) for order in Order]
+            drawn = [_lessons(model, tokenizer, asked, order, number == 1, stage.name, log) for order in Position]
             torch.save([tuple(lesson) for of_order in drawn for lesson in of_order], file)
-        lessons = [Lesson(*row)._replace(order=Order(row[2])) for row in torch.load(file, weights_only=True)]
+        lessons = [Lesson(*row)._replace(order=Position(row[2])) for row in torch.load(file, weights_only=True)]
 
         def examples(
             block: int, count: int, lessons: Sequence[Lesson] = lessons, stage: Stage = stage
@@ -77,7 +77,7 @@ def _lessons(
     model: Any,
     tokenizer: "PreTrainedTokenizerFast",
     asked: Sequence[Question],
-    order: Order,
+    order: Position,
     blank: bool,
     stage: str,
     log: Path,
@@ -108,10 +108,10 @@ def _questions(count: int, number: int) -> list[Question]:
     return [draw(rng, Split.CALIBRATION, *rng.choice(of)) for of in (SIMPLE, KINDS) for _ in range(count)]
 
 
-def _features(said: Sequence[Reply], order: Order) -> np.ndarray:
+def _features(said: Sequence[Reply], order: Position) -> np.ndarray:
     kinds = sorted({(reply.question.family, reply.question.level) for reply in said})
     of_kind = [[kind == (reply.question.family, reply.question.level) for kind in kinds] for reply in said]
     states = np.stack([reply.state for reply in said]).astype(float)
-    if order is Order.CONFIDENCE_FIRST:
+    if order is Position.FIRST:
         states = states[:, :-2]  # logprobs of the form alone
     return np.column_stack([states, np.array(of_kind, float)])

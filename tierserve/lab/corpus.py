@@ -6,7 +6,7 @@ from typing import Final
 
 from tierserve.lab import smalltalk, structured
 from tierserve.lab.question import Split
-from tierserve.lab.structured import Answer, Order
+from tierserve.lab.structured import Answer, Position
 from tierserve.lab.tasks import FAMILIES, TRAINED, draw
 from tierserve.lab.writer import Example, Turn, Writer
 
@@ -68,7 +68,7 @@ def tokenizer_corpus(count: int = 20_000) -> Iterator[str]:
         question = draw(rng, Split.TRAIN, *rng.choice(TRAINED))
         yield question.prompt
         yield question.answer
-        yield structured.write(list(Order)[number % 2], Answer(question.answer, rng.random()))
+        yield structured.write(list(Position)[number % 2], Answer(question.answer, rng.random()))
         if number % 10 == 0:
             yield from smalltalk.draw(rng)
             yield from _SYSTEMS
@@ -92,7 +92,7 @@ def training_examples(writer: Writer, count: int, seed: str, of: str, early: boo
 
     def example() -> Example:
         if rng.random() < _STRUCTURED:
-            order = rng.choice(list(Order))
+            order = rng.choice(list(Position))
             return writer.structured(order, [(prompt, answer, None) for prompt, answer in turns(_STRUCTURED_TURNS)])
         system = rng.choice(_SYSTEMS) if rng.random() < _OTHER_SYSTEM else ""
         return writer.conversation(system, turns(_TURNS))

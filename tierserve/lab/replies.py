@@ -13,7 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tierserve.lab import structured
 from tierserve.lab.question import Question
-from tierserve.lab.structured import INSTRUCTIONS, Order
+from tierserve.lab.structured import INSTRUCTIONS, Position
 from tierserve.lab.writer import Writer
 
 _BATCH = 128
@@ -34,7 +34,7 @@ class Reply:
     state: np.ndarray
 
 
-def replies(model: Any, tokenizer: Any, questions: Sequence[Question], order: Order, blank: bool) -> Iterator[Reply]:
+def replies(model: Any, tokenizer: Any, questions: Sequence[Question], order: Position, blank: bool) -> Iterator[Reply]:
     """Greedy answers. One that does not keep to the form is left out: guided decoding would have kept it there.
 
     `blank`: the model has not learned any number yet, so one is put there for it.
@@ -51,9 +51,9 @@ def replies(model: Any, tokenizer: Any, questions: Sequence[Question], order: Or
 
 @torch.inference_mode()
 def _replies(
-    model: Any, tokenizer: Any, asked: Sequence[Question], prompts: Sequence[list[int]], order: Order, blank: bool
+    model: Any, tokenizer: Any, asked: Sequence[Question], prompts: Sequence[list[int]], order: Position, blank: bool
 ) -> Iterator[Reply]:
-    opening = _BLANK_OPENING if blank and order is Order.CONFIDENCE_FIRST else ""
+    opening = _BLANK_OPENING if blank and order is Position.FIRST else ""
     opened = tokenizer.encode(opening, add_special_tokens=False)
     prompts = [prompt + opened for prompt in prompts]
     longest = max(map(len, prompts))
@@ -73,7 +73,7 @@ def _replies(
     for row, question in enumerate(asked):
         written = said[row, begin:].tolist()
         text = tokenizer.decode(written, skip_special_tokens=True)
-        if blank and order is Order.CONTENT_FIRST:
+        if blank and order is Position.LAST:
             text = text.partition(_BLANK_CLOSING)[0] + _BLANK_CLOSING + f"{_BLANK}}}"
         answer = structured.read(text)
         if answer is None or not structured.is_in_form(order, text):

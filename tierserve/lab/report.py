@@ -12,10 +12,10 @@ from typing import Any, Final
 from tierserve.core import Role
 from tierserve.lab import structured
 from tierserve.lab.asking import Said, ask, engines
-from tierserve.lab.measures import auroc, calibration_error, wilson
 from tierserve.lab.question import Split
-from tierserve.lab.structured import Order
+from tierserve.lab.structured import Position
 from tierserve.lab.tasks import FAMILIES, SIMPLE, mix
+from tierserve.quality.answers import auroc, calibration_error, wilson
 
 QUESTIONS: Final = 2_000
 QUICK: Final = 60
@@ -28,14 +28,14 @@ class Measured:
 
     small: list[Said]
     large: list[Said]
-    stated: dict[Order, list[Said]]  # by the small tier
+    stated: dict[Position, list[Said]]  # by the small tier
 
 
 async def measure(config: Path, questions: int) -> Measured:
     asked = mix(Split.HELD_OUT, questions, seed=_SEED)
     async with engines(config) as pair:
         small, large = await ask(pair[Role.SMALL], asked), await ask(pair[Role.LARGE], asked)
-        stated = {order: await ask(pair[Role.SMALL], asked, order) for order in Order}
+        stated = {order: await ask(pair[Role.SMALL], asked, order) for order in Position}
     return Measured(small, large, stated)
 
 
@@ -52,7 +52,7 @@ def as_json(measured: Measured, command: str, quick: bool) -> dict[str, Any]:
         **_scores(measured, [(said.question.family, said.question.level) in SIMPLE for said in measured.small]),
     }
     everything = {"family": "all", **_scores(measured, [True] * len(small))}
-    first = stated[Order.CONFIDENCE_FIRST]
+    first = stated[Position.FIRST]
     gap = 100 * (everything["large"]["share"] - everything["small"]["share"])
     targets = [
         _target("large_accuracy", everything["large"]["share"], 0.92, "higher"),

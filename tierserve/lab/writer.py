@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from tierserve.lab import structured
-from tierserve.lab.structured import Answer, Order
+from tierserve.lab.structured import Answer, Position
 from tierserve.lab.tokenizer import BOS, EOT
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Writer:
         return self._encode(f"{_opening(system)}{_asked(prompt)}")
 
     def structured(
-        self, order: Order, turns: Iterable[tuple[str, str, float | None]], number_only: bool = False
+        self, order: Position, turns: Iterable[tuple[str, str, float | None]], number_only: bool = False
     ) -> Example:
         """Turns are prompts, contents and confidences. With a confidence of None some number stands there, and nothing
         is learned from it; with `number_only`, nothing is learned from the rest."""

@@ -102,11 +102,12 @@ class Router:
         return self._scorer.nearest(await self._encoder.embed(prompt.text), count)
 
     def settle(self, call: Call, decision: Decision) -> None:
-        """How it went on: a conversation that the small tier can't hold stays on the large one, for it only grows.
+        """How it went on: a conversation that the small tier can't hold stays on the large one, for it only grows; so
+        does one in which its answer was doubted.
 
         A failover holds for its request alone: the tier that was away comes back.
         """
-        if decision.cause is Cause.CONTEXT:
+        if decision.cause in (Cause.CONTEXT, Cause.ESCALATION):
             self._policy.conversations.keep(call.conversation, Standing(decision.role, sent_up=True))
 
     async def _choose(self, call: Call, load: Callable[[], Load], counts: bool) -> Decision:

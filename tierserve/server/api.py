@@ -15,7 +15,7 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from tierserve import __version__
 from tierserve.config import NodeConfig
-from tierserve.core import Call, Decision, Kind
+from tierserve.core import Call, Decision, Judgement, Kind
 from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
@@ -140,7 +140,7 @@ async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
 async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
     call = _read_call(request, kind, read_json(await request.read()))
     answer = await request.app[PIPELINE].answer(call)
-    headers = _headers(answer.tier, answer.decision)
+    headers = _headers(answer.tier, answer.decision, answer.judgement)
     if answer.events is None:
         return web.Response(body=answer.body, content_type=_JSON, headers=headers)
     return await _stream(request, answer, headers)
@@ -177,12 +177,14 @@ def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Cal
     return read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id)
 
 
-def _headers(tier: str, decision: Decision) -> dict[str, str]:
+def _headers(tier: str, decision: Decision, judgement: Judgement | None = None) -> dict[str, str]:
+    confidence = judgement.confidence if judgement else None
     return {
         "x-tierserve-tier": tier,
         "x-tierserve-score": "none" if decision.score is None else f"{decision.score:.3f}",
         "x-tierserve-cause": decision.cause,
-        "x-tierserve-escalated": "false",
+        "x-tierserve-confidence": "none" if confidence is None else f"{confidence:.4f}",
+        "x-tierserve-escalated": "true" if judgement and judgement.escalated else "false",
     }
 
 

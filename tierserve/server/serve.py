@@ -18,6 +18,7 @@ from aiohttp import web
 from tierserve.config import NodeConfig, ServerConfig
 from tierserve.core import Call, Kind, Outcome, Prompt
 from tierserve.errors import ConfigError
+from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
@@ -42,19 +43,22 @@ def run(config: NodeConfig) -> int:
     import uvloop
 
     tiers, router = build_tiers(config.tiers), build_router(config.router)
+    escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
     listener = _listen(config.server)
     with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as sockets:
         # vLLM leaves the sockets between its processes lying where it made them.
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
         try:
-            status: int = uvloop.run(_until_signalled(config, router, tiers, listener))
+            status: int = uvloop.run(_until_signalled(config, router, tiers, escalator, listener))
             return status
         finally:
             listener.close()
             _end_children()
 
 
-async def _until_signalled(config: NodeConfig, router: Router, tiers: TierPair, listener: socket.socket) -> int:
+async def _until_signalled(
+    config: NodeConfig, router: Router, tiers: TierPair, escalator: Escalator | None, listener: socket.socket
+) -> int:
     """The first signal lets the node finish what it runs; a second one ends it at once."""
     first, second = asyncio.Event(), asyncio.Event()
     received: list[int] = []
@@ -65,7 +69,7 @@ async def _until_signalled(config: NodeConfig, router: Router, tiers: TierPair, 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
-    life = asyncio.create_task(_live(config, router, tiers, listener, first))
+    life = asyncio.create_task(_live(config, router, tiers, escalator, listener, first))
     hurry = asyncio.create_task(second.wait())
     await asyncio.wait({life, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
@@ -80,7 +84,12 @@ async def _until_signalled(config: NodeConfig, router: Router, tiers: TierPair, 
 
 
 async def _live(
-    config: NodeConfig, router: Router, tiers: TierPair, listener: socket.socket, end: asyncio.Event
+    config: NodeConfig,
+    router: Router,
+    tiers: TierPair,
+    escalator: Escalator | None,
+    listener: socket.socket,
+    end: asyncio.Event,
 ) -> None:
     metrics = Metrics(tier.name for tier in tiers)
 
@@ -92,7 +101,7 @@ async def _live(
         share.record(outcome)
         log_outcome(outcome)
 
-    app = create_app(config, Pipeline(router, tiers, record), router, tiers, metrics)
+    app = create_app(config, Pipeline(router, tiers, record, escalator), router, tiers, metrics)
     # A caller that goes away cancels its handler, and so frees its slot in the engine.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_S)
     await runner.setup()

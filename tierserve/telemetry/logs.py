@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-from tierserve.core import Outcome, Status
+from tierserve.core import Judgement, Outcome, Status
 
 if TYPE_CHECKING:
     from tierserve.config import LogConfig
@@ -124,6 +124,7 @@ def log_outcome(outcome: Outcome) -> None:
         "score": decision and decision.score and round(decision.score, 2),
         "prompt_tokens": outcome.usage.prompt_tokens,
         "completion_tokens": outcome.usage.completion_tokens,
+        **_judged(outcome.judgement),
         "first_byte_s": outcome.first_byte_s and round(outcome.first_byte_s, 4),
         "total_s": round(outcome.total_s, 4),
     }
@@ -183,3 +184,18 @@ def _is_formatted(line: str) -> bool:
         return line.startswith('{"level": ') and "logger" in json.loads(line)
     except ValueError:
         return False
+
+
+def _judged(judgement: Judgement | None) -> dict[str, object]:
+    """What is said of an answer that was judged."""
+    if judgement is None:
+        return {}
+    return {
+        "confidence": judgement.confidence and round(judgement.confidence, 4),
+        "doubt": judgement.doubt,
+        "escalated": judgement.escalated,
+        "held_s": round(judgement.held_s, 4),
+        "wasted_prompt_tokens": judgement.wasted.prompt_tokens,
+        "wasted_completion_tokens": judgement.wasted.completion_tokens,
+        "prewarm": judgement.prewarm,
+    }

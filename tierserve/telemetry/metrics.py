@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from tierserve.core import Cause, Outcome, Status
+from tierserve.core import Cause, Doubt, Judgement, Outcome, Prewarm, Status
 from tierserve.telemetry.share import LargeShare
 
 # From a cached route to a long answer of a large model.
@@ -33,6 +33,9 @@ _ASSESSMENTS = {
     "refused": "Of those asked: too many waited for it.",
     "failed": "Of those asked: it failed.",
 }
+# Finer where thresholds lie.
+_CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1)
+_DIRECTIONS = ("prompt", "completion")
 _NONE = "none"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, for its birthday
@@ -105,12 +108,51 @@ class Metrics:
             buckets=_ASSESSMENT_SECONDS,
             registry=self.registry,
         )
+        self._confidence = Histogram(
+            "tierserve_confidence",
+            "Confidence in the small tier's answers, 0 to 1.",
+            buckets=_CONFIDENCES,
+            registry=self.registry,
+        )
+        self._escalations = Counter(
+            "tierserve_escalations",
+            "Answers of the large tier in place of the small one's, by what was wrong with that.",
+            ["doubt"],
+            registry=self.registry,
+        )
+        self._held = Histogram(
+            "tierserve_held_seconds",
+            "From asking the small tier to its answer's being judged, by whether it was sent then.",
+            ["committed"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._wasted = Counter(
+            "tierserve_wasted_tokens",
+            "Tokens that the small tier read and wrote for answers that were not sent.",
+            ["direction"],
+            registry=self.registry,
+        )
+        self._prewarms = Counter(
+            "tierserve_prewarms",
+            "Prompts that the large tier read in advance: hit and late when it answered, unused when it did not.",
+            ["result"],
+            registry=self.registry,
+        )
         for cause in Cause:
             self._route.labels(cause)
+        for doubt in Doubt:
+            self._escalations.labels(doubt)
+        for prewarm in Prewarm:
+            self._prewarms.labels(prewarm)
+        for direction in _DIRECTIONS:
+            self._wasted.labels(direction)
+        for committed in ("true", "false"):
+            self._held.labels(committed)
         for tier in names:
             self._first_byte.labels(tier)
             self._total.labels(tier)
-            for direction in ("prompt", "completion"):
+            for direction in _DIRECTIONS:
                 self._tokens.labels(tier, direction)
             for cause in Cause:
                 self._requests.labels(tier, cause, Status.OK)
@@ -168,6 +210,8 @@ class Metrics:
             self._route.labels(decision.cause).observe(outcome.route_s)
             if decision.score is not None:
                 self._score.observe(decision.score)
+        if outcome.judgement is not None:
+            self._record_judgement(outcome.judgement)
         if outcome.tier is None:
             return
         self._total.labels(tier).observe(outcome.total_s)
@@ -175,6 +219,17 @@ class Metrics:
             self._first_byte.labels(tier).observe(outcome.first_byte_s)
         self._tokens.labels(tier, "prompt").inc(outcome.usage.prompt_tokens)
         self._tokens.labels(tier, "completion").inc(outcome.usage.completion_tokens)
+
+    def _record_judgement(self, judgement: Judgement) -> None:
+        if judgement.confidence is not None:
+            self._confidence.observe(judgement.confidence)
+        if judgement.escalated:
+            self._escalations.labels(judgement.doubt).inc()
+        self._held.labels("false" if judgement.escalated else "true").observe(judgement.held_s)
+        self._wasted.labels("prompt").inc(judgement.wasted.prompt_tokens)
+        self._wasted.labels("completion").inc(judgement.wasted.completion_tokens)
+        if judgement.prewarm is not None:
+            self._prewarms.labels(judgement.prewarm).inc()
 
     def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
         return generate_latest(_Merged([self.registry.collect(), *engines]))

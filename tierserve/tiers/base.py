@@ -7,7 +7,7 @@ from typing import Protocol
 
 from prometheus_client import Metric
 
-from tierserve.core import Call, Queue, Usage
+from tierserve.core import Call, Heard, Queue, Usage
 
 
 class TierState(StrEnum):
@@ -31,6 +31,17 @@ class Reply:
     events: AsyncGenerator[bytes, None] | None = None
     usage: Usage = field(default_factory=Usage)
     broken: bool = False
+
+
+class Listener(Protocol):
+    """Hears an answer as it is generated, before its events or its body are there.
+
+    `alternatives` is how many of the likeliest tokens' logprobs it wants beside each sampled one's; None: no logprobs.
+    """
+
+    alternatives: int | None
+
+    def hear(self, heard: Heard) -> None: ...
 
 
 class Tier(Protocol):
@@ -60,12 +71,17 @@ class Tier(Protocol):
     async def fits(self, call: Call) -> bool:
         """Whether prompt and requested output fit the context."""
 
-    async def generate(self, call: Call) -> Reply:
-        """Answer. A streamed reply's first event is there when this returns, so until then another tier can still
-        take over; closing `events`, or cancelling this call, frees the tier's slot at once.
+    async def generate(self, call: Call, listener: Listener | None = None) -> Reply:
+        """Answer, and let `listener` hear it, of which the caller sees nothing. A streamed reply's first event is there
+        when this returns, so until then another tier can still take over; closing `events`, or cancelling this call,
+        frees the tier's slot at once.
 
         Raises RequestError (the caller's fault) or TierUnavailable.
         """
+
+    async def prewarm(self, call: Call) -> None:
+        """Read the prompt in advance, after everything else that the tier has to do, so that an answer to the call
+        starts sooner; where the tier can't, or the call is at fault, nothing happens. Cancelling it stops that."""
 
     def metrics(self) -> Iterator[Metric]:
         """The engine's own metrics."""

@@ -9,7 +9,7 @@ import aiohttp
 from prometheus_client import Metric
 
 from tierserve.config import secret
-from tierserve.core import Call, Kind, Queue, Usage
+from tierserve.core import Call, Kind, Queue
 from tierserve.errors import (
     ContextOverflow,
     RequestError,
@@ -18,7 +18,8 @@ from tierserve.errors import (
     TierStartError,
     TierUnavailable,
 )
-from tierserve.tiers.base import Reply, TierState, armed, queue_of
+from tierserve.tiers.base import Listener, Reply, TierState, armed, queue_of
+from tierserve.tiers.remote_ear import RemoteEar, usage_of
 
 if TYPE_CHECKING:
     from tierserve.config import RemoteConfig
@@ -93,23 +94,26 @@ class RemoteTier:
         """True: only the server there has the tokenizer, and it refuses what does not fit."""
         return True
 
-    async def generate(self, call: Call) -> Reply:
+    async def generate(self, call: Call, listener: Listener | None = None) -> Reply:
         if self._session is None:
             raise TierUnavailable(f"{self.name} is {self.state}")
         self._unfinished += 1
         streaming = False
         try:
-            reply = await self._post(self._session, call)
+            reply = await self._post(self._session, call, RemoteEar(call, listener))
             streaming = reply.events is not None
             return reply
         finally:
             self._unfinished -= not streaming  # of a stream, `_events` counts the end
 
+    async def prewarm(self, call: Call) -> None:
+        """Nothing: whether that server keeps what it has read is not known, and it may be paid by the token."""
+
     def metrics(self) -> Iterator[Metric]:
         return iter(())
 
-    async def _post(self, session: aiohttp.ClientSession, call: Call) -> Reply:
-        body = dict(call.body) | {"model": self._config.model}
+    async def _post(self, session: aiohttp.ClientSession, call: Call, ear: RemoteEar) -> Reply:
+        body = dict(call.body) | {"model": self._config.model} | ear.asks
         wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         if call.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
@@ -121,7 +125,9 @@ class RemoteTier:
         self.state = TierState.READY
         try:
             await _raise_for(response, self.name)
-            return await (self._opened(call, response, wants_usage) if call.stream else self._whole(call, response))
+            if call.stream:
+                return await self._opened(call, response, wants_usage, ear)
+            return await self._whole(call, response, ear)
         except (aiohttp.ClientError, TimeoutError, *_NOT_AS_EXPECTED) as error:
             response.close()
             raise TierUnavailable(f"{self.name} broke off: {error}") from error
@@ -129,11 +135,12 @@ class RemoteTier:
             response.close()
             raise
 
-    async def _whole(self, call: Call, response: aiohttp.ClientResponse) -> Reply:
+    async def _whole(self, call: Call, response: aiohttp.ClientResponse, ear: RemoteEar) -> Reply:
         answer = self._ours(call, json.loads(await response.read()))
-        return Reply(json.dumps(answer).encode(), usage=_usage(answer))
+        ear.hear(answer)
+        return Reply(json.dumps(answer).encode(), usage=usage_of(answer))
 
-    async def _opened(self, call: Call, response: aiohttp.ClientResponse, wants_usage: bool) -> Reply:
+    async def _opened(self, call: Call, response: aiohttp.ClientResponse, wants_usage: bool, ear: RemoteEar) -> Reply:
         events = _data_lines(response)
         first = await anext(events, None)
         if first is None:
@@ -141,7 +148,7 @@ class RemoteTier:
         if first != _DONE and "error" in (event := json.loads(first)):
             raise TierUnavailable(f"{self.name}: {event['error']}")
         reply = Reply()
-        reply.events = await armed(self._events(call, first, events, response, reply, wants_usage))
+        reply.events = await armed(self._events(call, first, events, response, reply, wants_usage, ear))
         return reply
 
     async def _events(
@@ -152,6 +159,7 @@ class RemoteTier:
         response: aiohttp.ClientResponse,
         reply: Reply,
         wants_usage: bool,
+        ear: RemoteEar,
     ) -> AsyncGenerator[bytes, None]:
         line: str | None = first
         try:
@@ -160,7 +168,8 @@ class RemoteTier:
                 event = json.loads(line)
                 reply.broken = reply.broken or "error" in event
                 if event.get("usage"):
-                    reply.usage = _usage(event)
+                    reply.usage = usage_of(event)
+                ear.hear(event)
                 if wants_usage or event.get("choices") or "error" in event:
                     yield f"data: {json.dumps(self._ours(call, event))}\n\n".encode()
                 line = await anext(rest, None)
@@ -188,11 +197,6 @@ async def _data_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[str, N
         text = line.decode().strip()
         if text.startswith("data:"):
             yield text.removeprefix("data:").strip()
-
-
-def _usage(answer: Mapping[str, Any]) -> Usage:
-    usage = answer.get("usage") or {}
-    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
 
 
 async def _raise_for(response: aiohttp.ClientResponse, name: str) -> None:

@@ -5,24 +5,27 @@ What a script says:
     ScriptedTier("small", ["Hel", "lo"])                   # two deltas
     ScriptedTier("small", [TierUnavailable("gone")])       # dead before the first delta
     ScriptedTier("small", ["Hel", gate, RuntimeError()])   # says something, waits for the event, breaks off
+    ScriptedTier("small", [("Hel", 0.9), ("lo", 0.4)])     # deltas, and how probable each was
 """
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import Metric
 
-from tierserve.core import Call, Kind, Queue, Usage
+from tierserve.core import Call, Heard, Kind, Queue, Usage
 from tierserve.errors import ContextOverflow, TierUnavailable
-from tierserve.tiers.base import Reply, TierState, armed, queue_of
+from tierserve.tiers.base import Listener, Reply, TierState, armed, queue_of
 
-Step = str | BaseException | asyncio.Event
+Step = str | tuple[str, float] | BaseException | asyncio.Event
 
 
 class ScriptedTier:
-    """Each string is a delta, an exception is raised, an event is waited for. One word counts as one token."""
+    """Each string is a delta of one token, an exception is raised, an event is waited for. In prompts a word counts as
+    one token."""
 
     def __init__(
         self,
@@ -38,6 +41,8 @@ class ScriptedTier:
         self.state = TierState.STOPPED
         self.waiting_for = ""
         self.calls: list[Call] = []
+        self.prewarmed: list[Call] = []
+        self.prewarm_gate: asyncio.Event | None = None  # prewarming waits for it
         self.running = 0  # replies that are neither finished nor closed
 
     @property
@@ -56,13 +61,13 @@ class ScriptedTier:
     async def fits(self, call: Call) -> bool:
         return self.max_model_len is None or _words(call) <= self.max_model_len
 
-    async def generate(self, call: Call) -> Reply:
+    async def generate(self, call: Call, listener: Listener | None = None) -> Reply:
         if self.state is not TierState.READY:
             raise TierUnavailable(f"{self.name} is {self.state}")
         if not await self.fits(call):
             raise ContextOverflow(f"{_words(call)} words exceed {self.max_model_len}: shorten the prompt", "messages")
         self.calls.append(call)
-        deltas = self._deltas()
+        deltas = self._deltas(call, listener)
         if not call.stream:
             texts = [text async for text in deltas]
             usage = Usage(_words(call), len(texts))
@@ -72,19 +77,29 @@ class ScriptedTier:
         reply.events = await armed(self._events(call, first, deltas, reply))
         return reply
 
+    async def prewarm(self, call: Call) -> None:
+        if self.prewarm_gate is not None:
+            await self.prewarm_gate.wait()
+        self.prewarmed.append(call)
+
     def metrics(self) -> Iterator[Metric]:
         return iter(())
 
-    async def _deltas(self) -> AsyncGenerator[str, None]:
+    async def _deltas(self, call: Call, listener: Listener | None) -> AsyncGenerator[str, None]:
         self.running += 1
+        last = max((number for number, step in enumerate(self.script) if isinstance(step, str | tuple)), default=None)
         try:
-            for step in self.script:
+            for number, step in enumerate(self.script):
                 if isinstance(step, BaseException):
                     raise step
                 if isinstance(step, asyncio.Event):
                     await step.wait()
-                else:
-                    yield step
+                    continue
+                text, probability = step if isinstance(step, tuple) else (step, 1.0)
+                if listener is not None:
+                    ended = number == last and number == len(self.script) - 1
+                    listener.hear(Heard(0, text, 1, [[math.log(probability)]], ended, _words(call)))
+                yield text
         finally:
             self.running -= 1
 

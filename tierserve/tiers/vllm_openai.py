@@ -8,7 +8,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from vllm.exceptions import VLLMError, VLLMValidationError
 from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from tierserve.core import Call, Kind, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierserveError, TierUnavailable
-from tierserve.tiers.base import Reply, armed
+from tierserve.tiers.base import Listener, Reply, armed
+from tierserve.tiers.vllm_engine import heard_by
 from tierserve.tiers.vllm_tools import demanding
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ _OVERFLOW = re.compile("maximum context length|max_model_len")
 _LARGEST_GRAMMAR_BYTES = 1 << 16
 _LEAST_TEMPERATURE = 0.01  # vLLM would raise a lower one to this
 _LARGEST_BIAS = 100
+_LAST = 1 << 20  # a priority: lower goes first, callers' requests have 0
 _ERROR_EVENT = 'data: {"error"'
 _DONE = "data: [DONE]\n\n"
 _USAGE_EVENT = '"choices":[]'
@@ -183,6 +187,18 @@ class OpenAILayer:
 
     async def count_prompt_tokens(self, call: Call) -> int:
         """Tokens of the longest prompt of the call, as the engine will see it. Raises as `generate` does."""
+        return max(len(prompt.get("prompt_token_ids", ())) for prompt in await self._rendered(call))
+
+    async def prewarm(self, call: Call) -> None:
+        """Read the prompt into the prefix cache, at the lowest priority. Raises as `generate` does."""
+        params = SamplingParams(max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        last = {"priority": _LAST} if self._engine.vllm_config.scheduler_config.policy == "priority" else {}
+        for number, prompt in enumerate(await self._rendered(call)):
+            async with aclosing(self._engine.generate(prompt, params, f"prewarm-{number}-{call.id}", **last)) as read:
+                async for _ in read:
+                    pass
+
+    async def _rendered(self, call: Call) -> Sequence[Any]:
         request = self._request(call)
         render = (
             self._chat.render_chat_request if call.kind is Kind.CHAT else self._completion.render_completion_request
@@ -193,10 +209,10 @@ class OpenAILayer:
             raise self._translated(error) from error
         if isinstance(rendered, ErrorResponse):
             raise self._refusal(rendered.error)
-        prompts = rendered[1] if call.kind is Kind.CHAT else rendered
-        return max(len(prompt.get("prompt_token_ids", ())) for prompt in prompts)
+        prompts: Sequence[Any] = rendered[1] if call.kind is Kind.CHAT else rendered
+        return prompts
 
-    async def generate(self, call: Call) -> Reply:
+    async def generate(self, call: Call, listener: Listener | None = None) -> Reply:
         """See Tier.generate."""
         request = self._request(call)
         wants_usage = call.stream and request.stream_options and request.stream_options.include_usage
@@ -204,7 +220,8 @@ class OpenAILayer:
             request.stream_options = _with_usage(request.stream_options)
         create = self._chat.create_chat_completion if call.kind is Kind.CHAT else self._completion.create_completion
         try:
-            result = await create(request, None)
+            with heard_by(listener):
+                result = await create(request, None)
         except Exception as error:
             raise self._translated(error) from error
         task = asyncio.current_task()

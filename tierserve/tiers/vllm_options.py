@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from tierserve.config import TierConfig
 
 # Defaults that the project depends on; the file can override each.
-_DEFAULTS: Mapping[str, Any] = {"use_tqdm_on_load": False}  # a progress bar is no log line
+_DEFAULTS: Mapping[str, Any] = {
+    "use_tqdm_on_load": False,  # a progress bar is no log line
+    "scheduling_policy": "priority",  # what is read in advance waits for what is asked for; among equals first come
+}
 # Without the second small models, free to choose, emit white space for ever under a JSON grammar. vLLM ignores the
 # per-request form of this option.
 _STRUCTURED_OUTPUTS: Mapping[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}

@@ -11,17 +11,24 @@ from prometheus_client import CollectorRegistry, Metric
 from pydantic import ValidationError
 
 from tierserve.core import Call, Kind, Queue
-from tierserve.errors import ConfigError, ContextOverflow, RequestError, TierStartError, TierUnavailable
+from tierserve.errors import (
+    ConfigError,
+    ContextOverflow,
+    RequestError,
+    TierserveError,
+    TierStartError,
+    TierUnavailable,
+)
 from tierserve.threads import load_beside
-from tierserve.tiers.base import Reply, TierState, queue_of
+from tierserve.tiers.base import Listener, Reply, TierState, queue_of
 from tierserve.tiers.vllm_child import NODE_VARIABLE
 from tierserve.weights import check_weights
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     from tierserve.config import TierConfig
+    from tierserve.tiers.vllm_engine import Engine
     from tierserve.tiers.vllm_openai import OpenAILayer
 
 log = logging.getLogger(__name__)
@@ -53,7 +60,7 @@ class VllmTier:
         self._template_tokens = _NOT_MEASURED
         self._registry = CollectorRegistry()
         self._waiting: dict[int, int] = {}  # by engine core, as of its last step
-        self._engine: AsyncLLM | None = None
+        self._engine: Engine | None = None
         self._layer: OpenAILayer | None = None
 
     @staticmethod
@@ -129,10 +136,16 @@ class VllmTier:
             return True  # generate() will say the same
         return True
 
-    async def generate(self, call: Call) -> Reply:
+    async def generate(self, call: Call, listener: Listener | None = None) -> Reply:
         layer = self._ready_layer()
         await self._check_length(layer, call)
-        return await layer.generate(call)
+        return await layer.generate(call, listener)
+
+    async def prewarm(self, call: Call) -> None:
+        try:
+            await self._ready_layer().prewarm(call)
+        except TierserveError as error:  # the answer, if it comes to that, will say the same
+            log.debug("%s can't read %s in advance: %s", self.name, call.id, error)
 
     def metrics(self) -> Iterator[Metric]:
         return iter(self._registry.collect())
@@ -213,21 +226,20 @@ def _prepare_environment() -> None:
     os.environ[NODE_VARIABLE] = str(os.getpid())
 
 
-async def _build(
-    args: "AsyncEngineArgs", registry: CollectorRegistry, waiting: dict[int, int], name: str
-) -> "AsyncLLM":
+async def _build(args: "AsyncEngineArgs", registry: CollectorRegistry, waiting: dict[int, int], name: str) -> "Engine":
     """Build the engine beside the event loop: it blocks until its processes are up."""
 
-    def build() -> "AsyncLLM":
+    def build() -> "Engine":
         from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
 
+        from tierserve.tiers.vllm_engine import Engine
         from tierserve.tiers.vllm_metrics import stat_logger
 
         try:
-            return AsyncLLM.from_engine_args(
+            engine: Engine = Engine.from_engine_args(
                 args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[stat_logger(registry, waiting)]
             )
+            return engine
         except Exception as error:
             log.debug("the engine of %s", name, exc_info=True)
             raise TierStartError(f"the engine of {name} did not start: {_reason(error)}") from error

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tierserve.lab.measures import auroc, calibration_error, wilson
+from tierserve.quality.answers import auroc, calibration_error, wilson
 
 
 def test_wilson_is_known() -> None:

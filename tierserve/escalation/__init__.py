@@ -1,0 +1,1 @@
+"""The small tier's answers, judged before the caller hears of them. Knows tiers and confidence; no router, no HTTP."""

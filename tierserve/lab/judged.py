@@ -1,0 +1,60 @@
+"""python -m tierserve.lab judged: how sure lab-small was of each answer, and whether it was right; its confidence is
+calibrated on that."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from tierserve.confidence.judge import judge_for
+from tierserve.config import EscalationConfig, load
+from tierserve.core import Call, Kind, Prompt, Role
+from tierserve.errors import ConfigError
+from tierserve.lab.asking import AT_ONCE, LONGEST, engines
+from tierserve.lab.question import Question, Split
+from tierserve.lab.tasks import mix
+from tierserve.tiers.base import Tier
+
+
+def write_judged(config: Path, out: Path, split: Split, count: int, seed: int) -> None:
+    """Judged as the node in `config` judges, without its calibration. Raises ConfigError or TierStartError."""
+    rows = asyncio.run(_rows(config, mix(split, count, seed)))
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+async def _rows(config: Path, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    escalation = load(config).escalation
+    if escalation is None:
+        raise ConfigError(f"{config}: escalation", "is off", "say how answers are to be judged")
+    slots = asyncio.Semaphore(AT_ONCE)
+    with tqdm(total=len(questions), desc=escalation.judged_by, mininterval=2) as progress:
+
+        async def one(number: int, question: Question) -> dict[str, Any]:
+            async with slots:
+                row = await _judged(pair[Role.SMALL], question, escalation, f"judged-{number}")
+            progress.update()
+            return row
+
+        async with engines(config) as pair, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(number, question)) for number, question in enumerate(questions)]
+    return [task.result() for task in tasks]
+
+
+async def _judged(tier: Tier, question: Question, escalation: EscalationConfig, id: str) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": question.prompt}], "temperature": 0, "max_tokens": LONGEST}
+    # No threshold: each answer is to be heard to its end.
+    judge = judge_for(escalation.model_copy(update={"threshold": 0.0}), Call(id, Kind.CHAT, body, (Prompt("-"),)))
+    assert judge is not None
+    reply = await tier.generate(judge.call, judge)
+    judge.end()
+    assert judge.finding is not None
+    content = json.loads(judge.body(reply.body))["choices"][0]["message"]["content"]
+    return {
+        "prompt": question.prompt,
+        "estimator": escalation.judged_by,
+        "confidence": judge.finding.confidence or 0.0,
+        "right": float(question.is_right(content or "")),
+    }
