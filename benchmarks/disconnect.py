@@ -8,19 +8,14 @@ the close until the engine itself counts no running request (its gauge in /metri
 one question takes is in the figure, and stands beside it).
 """
 
-import argparse
 import asyncio
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from measurement import Measurement, Target, arguments, percentile
-from node import Node, lab_config
+from node import running_node
 from tqdm import tqdm
 
 _GIVE_UP_S = 30
@@ -33,21 +28,11 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=100, help="callers of each kind")
     options = parser.parse_args()
     times = 3 if options.quick else options.times
-    with _node(options) as url:
+    with running_node(options.url) as url:
         results = asyncio.run(_measure(url, times))
     worst = max(row["p99_ms"] for row in results)
     targets = [Target("slot_free_p99_ms", worst, 1000, "lower")]
     Measurement("disconnect", results, targets).show(options)
-
-
-@contextmanager
-def _node(options: argparse.Namespace) -> Iterator[str]:
-    if options.url:
-        yield options.url.rstrip("/")
-        return
-    print("starting the embedded default ...", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder, Node(lab_config(), Path(folder)) as node:
-        yield node.wait_until_ready().url
 
 
 async def _measure(url: str, times: int) -> list[dict[str, Any]]:

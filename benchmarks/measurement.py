@@ -41,12 +41,16 @@ class Target:
 
 @dataclass
 class Measurement:
-    """`results`: one flat mapping a row, all with the same keys; numbers in the unit that the key ends with."""
+    """`results`: one mapping a row, all with the same keys; numbers in the unit that the key ends with.
+
+    `table` is what people are shown instead, where a row has too many columns to read.
+    """
 
     benchmark: str
     results: list[dict[str, Any]]
     targets: list[Target] = field(default_factory=list)
     quick: bool = False
+    table: list[dict[str, Any]] | None = None
 
     def show(self, options: argparse.Namespace) -> None:
         self.quick = options.quick
@@ -65,8 +69,8 @@ class Measurement:
 
     def as_text(self) -> str:
         lines = [f"{self.benchmark}{' (quick: too short to conclude from)' if self.quick else ''}", ""]
-        lines += _table(self.results)
-        lines += [""] + [
+        lines += _table(self.results if self.table is None else self.table)
+        lines += [""] * bool(self.targets) + [
             f"{target.name}: {target.value:.4g}, {'at most' if target.better == 'lower' else 'at least'} "
             f"{target.bound:g}: {'reached' if target.reached else 'NOT reached'}"
             for target in self.targets

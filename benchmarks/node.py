@@ -5,8 +5,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +21,6 @@ from tierserve.config import load
 _LAB = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
 _START_S = 300
 _END_S = 60
-
-
-def lab_config() -> dict[str, Any]:
-    """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
-    config: dict[str, Any] = json.loads(load(_LAB).model_dump_json(exclude_unset=True))
-    return config | {"server": {"port": 0}}
 
 
 class Node:
@@ -106,3 +103,20 @@ class Node:
     def log(self) -> list[dict[str, Any]]:
         """The log's records; a line that is not JSON raises ValueError."""
         return [json.loads(line) for line in self.err.splitlines()]
+
+
+def lab_config() -> dict[str, Any]:
+    """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
+    config: dict[str, Any] = json.loads(load(_LAB).model_dump_json(exclude_unset=True))
+    return config | {"server": {"port": 0}}
+
+
+@contextmanager
+def running_node(url: str | None) -> Iterator[str]:
+    """The URL of a node: the one given, or one that is started on the embedded default and ended afterwards."""
+    if url:
+        yield url.rstrip("/")
+        return
+    print("starting the embedded default ...", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder, Node(lab_config(), Path(folder)) as node:
+        yield node.wait_until_ready().url

@@ -35,6 +35,53 @@ def test_disconnect(node: Node) -> None:
     assert target["reached"] == (target["value"] <= target["bound"])
 
 
+@pytest.mark.engine
+def test_load(node: Node) -> None:
+    targets = ["--target", f"url={node.url}", "model=auto", "--target", f"url={node.url}/v1", "model=lab-small"]
+    more = ["--concurrency", "4", "--count", "12", "--max-tokens", "8", "--large", "lab-large"]
+    report = run("load.py", *targets, *more, "--price", "lab-small=0.1", "lab-large=1")
+    assert report["benchmark"] == "load"
+    routed, small = report["results"]
+    assert (routed["target"], small["target"]) == ("auto", "lab-small")
+    for row in report["results"]:
+        assert (row["requests"], row["errors"], row["unfinished"]) == (12, 0, 0)
+        assert row["requests_per_s"] > 0 and row["output_tokens_per_s"] > 0
+        assert 0 < row["ttft_p50_ms"] <= row["e2e_p50_ms"] <= row["e2e_p99_ms"]
+        assert row["escalated_share"] == 0
+    assert set(routed["answered_by"]) <= {"lab-small", "lab-large"}
+    assert routed["large_share"] == routed["answered_by"].get("lab-large", 0) / 12
+    assert (small["answered_by"], small["large_share"]) == ({"lab-small": 12}, 0)
+    assert small["cost_of_all_large"] == pytest.approx(0.1)
+
+
+def test_load_speed() -> None:
+    report = run("load_speed.py")
+    assert [target["name"] for target in report["targets"]] == ["whole_per_s", "streams_per_s"]
+    assert all(target["value"] > 0 for target in report["targets"])
+    assert [row["answers"] for row in report["results"]] == ["whole"] * 2 + ["streamed"] * 2
+    assert all(row["requests"] > 0 and row["errors"] == 0 for row in report["results"])
+    assert all(row["output_tokens_per_s"] > 10 * row["requests_per_s"] for row in report["results"])
+
+
+@pytest.mark.engine
+def test_http_overhead(node: Node) -> None:
+    report = run("http_overhead.py", "--url", node.url)
+    assert [target["name"] for target in report["targets"]] == [
+        "cpu_ratio_stream_32",
+        "cpu_ratio_nostream_32",
+        "cpu_ratio_auto_stream_32",
+    ]
+    row = {(row["server"], row["streamed"], row["at_once"]): row for row in report["results"]}
+    assert len(row) == 4 * 2 * 2
+    assert all(each["cpu_ms"] > 0 and each["requests_per_s"] > 0 for each in row.values())
+    assert all((each["ttft_p50_ms"] is None) != each["streamed"] for each in row.values())
+    assert all(row["vllm", *kind]["cpu_ratio"] == 1 for kind in ((True, 32), (False, 32)))
+    target = {target["name"]: target["value"] for target in report["targets"]}
+    assert target["cpu_ratio_stream_32"] == row["explicit", True, 32]["cpu_ratio"]
+    assert target["cpu_ratio_nostream_32"] == row["explicit", False, 32]["cpu_ratio"]
+    assert target["cpu_ratio_auto_stream_32"] == row["auto", True, 32]["cpu_ratio"]
+
+
 def test_router_speed() -> None:
     report = run("router_speed.py")
     assert report["benchmark"] == "router_speed"

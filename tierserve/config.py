@@ -226,7 +226,20 @@ class EscalationConfig(Section):
     )
     window: int = Field(4, ge=1, le=1024, description="Tokens, for minimum and entropy.")
     hold_tokens: int = Field(
-        16, ge=1, le=4096, description="Of a stream, tokens held back and judged by logprob; other answers as a whole."
+        8, ge=1, le=4096, description="Of a stream, tokens held back and judged by logprob; other answers as a whole."
+    )
+    early_score: float = Field(
+        0.5,
+        ge=0,
+        le=10,
+        description="Prompts scored up to it: where router and model are both that sure, a stream judged by logprob "
+        "starts before hold_tokens.",
+    )
+    early_confidence: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="How sure, for that, the model must be of its tokens so far, on average.",
     )
     position: Literal["first", "last"] = Field(
         "first",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tierserve.confidence import structured
-from tierserve.confidence.logprobs import ALTERNATIVES, STATISTICS, Token
+from tierserve.confidence.logprobs import ALTERNATIVES, STATISTICS, Token, mean
 from tierserve.confidence.structured import Position
 from tierserve.core import Call, Doubt, Heard, Kind
 
@@ -58,29 +58,41 @@ class Judge(Protocol):
         """Likewise a whole answer."""
 
 
-def judge_for(config: "EscalationConfig", call: Call, calibrate: Calibrate | None = None) -> Judge | None:
-    """The judge of an answer to `call`; None where it can't be judged.
+def judge_for(
+    config: "EscalationConfig", call: Call, score: float | None = None, calibrate: Calibrate | None = None
+) -> Judge | None:
+    """The judge of an answer to `call`, whose prompt has the `score`; None where it can't be judged.
 
     What can't be said in the structured form is judged by its logprobs, without the calibration, which is not theirs.
     """
     if call.body.get("use_beam_search"):
         return None  # vLLM searches past the engine's own outputs: nothing would be heard
     if config.estimator == "logprob":
-        return LogprobJudge(config, call, calibrate)
+        return LogprobJudge(config, call, score, calibrate)
     if not _fits_the_form(call):
-        return LogprobJudge(config, call)
+        return LogprobJudge(config, call, score)
     return StructuredJudge(Position(config.position), config.threshold, call, calibrate)
 
 
 class LogprobJudge:
-    """The statistic over each choice's tokens; the worst choice counts. A stream is judged by its first `hold_tokens`
-    tokens, any other answer by all of them."""
+    """The statistic over each choice's tokens; the worst choice counts.
+
+    A stream is judged by its first `hold_tokens` tokens, or earlier where the prompt is simple and the model sure; any
+    other answer by all of its tokens.
+    """
 
     content_stands = True
 
-    def __init__(self, config: "EscalationConfig", call: Call, calibrate: Calibrate | None = None) -> None:
+    def __init__(
+        self,
+        config: "EscalationConfig",
+        call: Call,
+        score: float | None = None,
+        calibrate: Calibrate | None = None,
+    ) -> None:
         self.call = call
         self.finding: Finding | None = None
+        self._may_be_early = call.stream and score is not None and score <= config.early_score
         self.alternatives: int | None = ALTERNATIVES if config.statistic == "entropy" else 0
         self._config = config
         self._statistic = STATISTICS[config.statistic]
@@ -117,7 +129,10 @@ class LogprobJudge:
         return body
 
     def _is_enough(self, choice: int) -> bool:
-        return choice in self._ended or (self._hold is not None and self._heard[choice] >= self._hold)
+        if choice in self._ended or (self._hold is not None and self._heard[choice] >= self._hold):
+            return True
+        so_far = self._tokens[choice]
+        return self._may_be_early and bool(so_far) and mean(so_far, 0) >= self._config.early_confidence
 
     def _fell_below(self, choice: int, new: int) -> bool:
         """Whether an unfinished answer can't come above the threshold any more: a minimum only falls."""

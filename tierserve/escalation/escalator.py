@@ -62,7 +62,7 @@ class Escalator:
 
         Raises Doubted, and what Tier.generate raises.
         """
-        judge = judge_for(self._config, call, self._calibrate)
+        judge = judge_for(self._config, call, decision.score, self._calibrate)
         if judge is None:
             return decision, await self._small.generate(call)
         ear, started = _Ear(judge), self._clock()

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 # The parts of the training, by what they make; the sprout has lab-small's shape and grows into lab-large.
 _PARTS: Final = {
     "sprout": (
-        Stage("sprout", steps=4_500, batch=24, rate=3e-3),
-        Stage("sprout-practice", steps=1_500, batch=24, rate=2e-3, decay=0.9),
+        Stage("sprout", steps=7_000, batch=24, rate=3e-3),
+        Stage("sprout-practice", steps=2_000, batch=24, rate=2e-3, decay=0.9),
     ),
-    "lab-large": (Stage("lab-large", steps=350, batch=24, rate=8e-4, decay=1.0),),
+    "lab-large": (Stage("lab-large", steps=1_600, batch=24, rate=8e-4, decay=1.0),),
     "lab-small": (
         Stage("lab-small", steps=4_000, batch=24, rate=3e-3, decay=0.5),
         Stage("lab-small-practice", steps=1_500, batch=24, rate=2e-3, decay=0.9),
