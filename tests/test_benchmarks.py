@@ -11,6 +11,8 @@ from measurement import Measurement, Target, percentile
 from node import Node
 
 from tests.conftest import ROOT
+from tierserve.lab.question import Split
+from tierserve.lab.tasks import mix
 
 
 def run(script: str, *arguments: str) -> Any:
@@ -127,6 +129,39 @@ def test_routing_quality(tmp_path: Path) -> None:
     assert {row["measured"] for row in report["results"]} == {"inside", "across", "traffic"}
     inside = {row["by"]: row["apgr"] for row in report["results"] if row["source"] == "other"}
     assert inside["linear"] > 0.75 > 0.5 + abs(inside["seeds"] - 0.5)
+
+
+def test_assessor_speed() -> None:
+    report = run("assessor_speed.py")
+    assert report["benchmark"] == "assessor_speed"
+    assert [target["name"] for target in report["targets"]] == ["prefix_speedup_32", "loop_stall_p99_ms", "rss_gb"]
+    assert all(target["value"] > 0 for target in report["targets"])
+    assert all(set(row) == set(report["results"][0]) for row in report["results"])
+    assessing = [row for row in report["results"] if row["measured"] == "assessing"]
+    assert {(row["tokens"], row["batch"], row["prompt"]) for row in assessing} == {
+        (tokens, batch, prompt) for tokens in (32, 64, 128) for batch in (1, 4) for prompt in ("cached", "read")
+    }
+    assert all(0 < row["floor_bytes_ms"] < row["p50_ms"] for row in assessing)
+    assert assessing[0]["prompt_tokens"] > 100
+    assert [row["threads"] for row in report["results"] if row["measured"] == "stalls"] == [0, 1]
+
+
+def test_assessor_quality(tmp_path: Path) -> None:
+    """On questions of the lab, right where they are simple: two models that never were."""
+    data = tmp_path / "outcomes.jsonl"
+    rows = [
+        {"prompt": question.prompt, "small_score": int(question.difficulty < 3), "large_score": 1}
+        for question in mix(Split.TRAIN, 200, seed=3)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = run("assessor_quality.py", "--data", str(data))
+    assert report["benchmark"] == "assessor_quality"
+    alone, assessor, within, everywhere = report["results"]
+    assert (alone["asked"], assessor["asked"], everywhere["asked"]) == (0, 1, 1)
+    assert 0 < within["asked"] < 1
+    assert min(row["auroc"] for row in report["results"]) > 0.7 > 0.5
+    assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in report["results"])
+    assert alone["right"] > sum(row["small_score"] for row in rows) / 200
 
 
 def test_a_target_knows_which_way_is_better() -> None:

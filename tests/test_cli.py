@@ -15,6 +15,8 @@ import yaml
 from tests.conftest import ROOT
 from tierserve import __version__
 from tierserve.cli import main
+from tierserve.lab.question import Split
+from tierserve.lab.tasks import mix
 
 COMMAND = str(Path(sys.executable).with_name("tierserve"))
 
@@ -246,6 +248,62 @@ def test_outcomes_that_can_t_be_read_are_named(command: tuple[str, ...], run: An
         status, out, err = run(*command, "--data", str(path))
         assert (status, out) == (2, "")
         assert err.startswith(f"tierserve: {path}{said}")
+
+
+def test_what_the_assessor_says_is_fitted_into_a_head_that_then_routes(
+    lab: dict[str, Any], write: Any, run: Any, tmp_path: Path
+) -> None:
+    head, prompts = tmp_path / "mine.npz", tmp_path / "prompts.jsonl"
+    texts = [question.prompt for question in mix(Split.TRAIN, 150, seed=1)]
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    options = ("distill", "--config", write(lab), "--prompts", str(prompts), "--out", str(head))
+    status, out, err = run(*options)
+    assert status == 0, err
+    before, *kinds, fitted, ratings, threshold = out.splitlines()
+    assert re.fullmatch(r"Spearman with the assessor: 0\.\d{3} of the head before", before)
+    assert [line.split()[3] for line in kinds] == ["linear", "kernel", "net"]
+    assert all(re.search(r"-?0\.\d{3} of a \w+ one, on prompts that it was not fitted on$", line) for line in kinds)
+    assert fitted.startswith(f"{head}: fitted to 150 ratings of an assessor, 0.5 of the score (")
+    assert re.fullmatch(r"router.threshold: \d\.\d\d sends 15% to the large tier", threshold)
+    store = tmp_path / "mine.ratings.jsonl"
+    assert ratings.startswith(f"{store}: the ratings")
+
+    store.write_text("".join(store.read_text().splitlines(keepends=True)[:100]))  # as if it had been interrupted
+    status, out, err = run(*options)
+    assert (status, len(store.read_text().splitlines())) == (0, 150), err
+    assert out.splitlines()[0] == before, "the same ratings again"
+
+    path = write(lab | {"router": {"head": "mine.npz"}})  # it needs no assessor
+    status, out, err = run("route", "--config", path, "--json", "Shift XCI by 2 in the alphabet.")
+    assert status == 0, err
+    assert json.loads(out)["cause"] == "score"
+
+
+def test_distill_says_what_is_missing(lab: dict[str, Any], write: Any, run: Any, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", str(tmp_path / "head.npz")
+    status, _, err = run("distill", "--out", out)
+    assert (status, "required: --prompts" in err) == (2, True)
+    for content, said in (
+        ("", "holds no prompts"),
+        ('{"text": "x"}\n', ":1: has no `prompt`"),
+        ("x\n", ":1: is not JSON"),
+    ):
+        prompts.write_text(content)
+        status, _, err = run("distill", "--prompts", str(prompts), "--out", out)
+        assert status == 2
+        assert err.startswith(f"tierserve: {prompts}") and said in err
+    prompts.write_text('{"prompt": "hi"}\n')
+    nowhere = write(lab | {"router": {"assess": {"model": "./nowhere"}}})
+    status, _, err = run("distill", "--config", nowhere, "--prompts", str(prompts), "--out", out)
+    assert (status, "router.assess.model: there is no folder" in err) == (2, True)
+
+
+def test_an_assessor_that_is_absent_stops_the_start(lab: dict[str, Any], write: Any) -> None:
+    status, err = serve(write(lab | {"router": {"assess": {"model": "./lab-nowhere"}}}))
+    assert status == 2
+    said = err.splitlines()[-1]
+    assert said.startswith("tierserve: router.assess.model: there is no folder ")
+    assert said.endswith("or write `assess: off`")
 
 
 def test_evaluate_names_a_head_that_is_none(run: Any, tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def test_defaults_are_the_article_s(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("off", ["off", "'off'", "false", "null"])
 def test_what_can_be_off_can_be_written_so(off: str, tmp_path: Path) -> None:
-    text = yaml.safe_dump({"tiers": TIERS}) + f"router: {{load: {off}, conversations: {off}}}"
+    text = yaml.safe_dump({"tiers": TIERS}) + f"router: {{load: {off}, conversations: {off}, assess: {off}}}"
     router = config_of(tmp_path, text).router
-    assert router.load is router.conversations is None
+    assert router.load is router.conversations is router.assess is None
     jsonschema.validate(yaml.safe_load(text), json.loads(schema()))
 
 
@@ -83,6 +83,16 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"tiers": TIERS, "router": {"load": True}}, "router.load: is no section"),
         ({"tiers": TIERS, "router": {"conversations": 0}}, "router.conversations: is no section"),
         ({"tiers": TIERS, "router": {"load": {"large_queue": 3}}}, "needs tiers.large.remote.max_num_seqs"),
+        ({"tiers": TIERS, "router": {"assess": {"modle": "m"}}}, "router.assess.modle: unknown option — did you mean"),
+        ({"tiers": TIERS, "router": {"assess": {"band": [5, 3]}}}, "router.assess: `band` is the lower bound and then"),
+        ({"tiers": TIERS, "router": {"assess": {"band": [3, 11]}}}, "router.assess.band.1: Input should be less than"),
+        ({"tiers": TIERS, "router": {"assess": {"band": [3]}}}, "router.assess.band: List should have at least 2"),
+        ({"tiers": TIERS, "router": {"assess": {"weight": 0}}}, "router.assess.weight: Input should be greater than 0"),
+        ({"tiers": TIERS, "router": {"assess": {"deadline_ms": 0}}}, "router.assess.deadline_ms: Input should be"),
+        ({"tiers": TIERS, "router": {"assess": {"queue": 0}}}, "router.assess.queue: Input should be"),
+        ({"tiers": TIERS, "router": {"assess": {"threads": 0}}}, "router.assess.threads: Input should be"),
+        ({"tiers": TIERS, "router": {"assess": {"dtype": "int4"}}}, "router.assess.dtype: Input should be 'auto'"),
+        ({"tiers": TIERS, "router": {"assess": "on"}}, "router.assess: is no section"),
         ({"tiers": TIERS, "router": {"conversations": {"ttl": 3}}}, "router.conversations.ttl: unknown option"),
         ({"tiers": TIERS, "server": {"port": "high"}}, "server.port: Input should be a valid integer"),
         ({"tiers": TIERS, "server": {"port": 70000}}, "(it is 70000)"),
@@ -123,6 +133,15 @@ def test_paths_inside_an_option_are_relative_to_the_file_too(tmp_path: Path) -> 
     assert small.engine is not None
     assert small.engine["speculative_config"] == {"model": str(tmp_path / "draft")}
     assert small.chat_template == str(tmp_path / "templates" / "chat.jinja")
+
+
+def test_the_assessor_s_folder_is_relative_to_the_file_and_a_repository_is_not(tmp_path: Path) -> None:
+    for model, expected in (("./m", str(tmp_path / "m")), ("owner/m", "owner/m")):
+        text = yaml.safe_dump({"tiers": TIERS, "router": {"assess": {"model": model, "band": [3, 5.5]}}})
+        assess = config_of(tmp_path, text).router.assess
+        assert assess is not None
+        assert (assess.model, assess.band) == (expected, [3, 5.5])
+        jsonschema.validate(yaml.safe_load(text), json.loads(schema()))
 
 
 def test_anchors_and_merge_keys_share_options(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
     tierserve route --config node.yaml "a prompt"     which tier a prompt goes to, and why
     tierserve calibrate --data FILES --out HEAD       fit a head, and its threshold, to outcomes
     tierserve calibrate confidence --data FILES ...   so that a confidence of 0.7 means 70 % right
+    tierserve distill --prompts FILE --out HEAD       fit what the assessor says of prompts into a head
     tierserve evaluate --data FILES                   how well scorers spend the large model's calls
     tierserve schema                                  JSON Schema of the file, for editors
 
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_calibrate(
         with_config(command("calibrate", _calibrate, "fit the router's head, or the confidence, to what was right"))
     )
+    _add_distill(with_config(command("distill", _distill, "fit what the assessor says of prompts into a head")))
     _add_evaluate(with_config(command("evaluate", _evaluate, "measure on outcome files how well scorers route")))
     return parser
 
@@ -119,6 +121,14 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", choices=("auto", "linear", "kernel", "net"), default="auto", help="auto: what ranks best"
     )
+    parser.add_argument("--large-share", type=_share, default=0.15, help="of the prompts, for the threshold")
+
+
+def _add_distill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompts", type=Path, required=True, metavar="FILE", help="JSON Lines with `prompt`, .gz or not"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="HEAD.npz", help="where the head goes")
     parser.add_argument("--large-share", type=_share, default=0.15, help="of the prompts, for the threshold")
 
 
@@ -223,6 +233,35 @@ def _calibrate_head(arguments: argparse.Namespace) -> int:
     for kind, apgr in report.apgr.items():
         print(f"{kind:7} APGR {apgr:.3f} on {report.judged_by}s that it was not fitted on")
     print(f"{arguments.out}: fitted to {head.note}")
+    print(f"router.threshold: {report.threshold:.2f} sends {arguments.large_share:.0%} to the large tier")
+    return 0
+
+
+def _distill(arguments: argparse.Namespace) -> int:
+    from tierserve.config import AssessConfig
+    from tierserve.quality.distill import assess, distill
+    from tierserve.quality.outcomes import read_prompts
+    from tierserve.router.assessing.assessor import load_assessor
+    from tierserve.router.embedding.encoder import load_encoder
+    from tierserve.router.scoring.head import DEFAULT
+    from tierserve.router.scoring.scorers import load_head
+
+    _check_out(arguments.out)
+    prompts = read_prompts(arguments.prompts)
+    router = _router_config(arguments)
+    options = router.assess or AssessConfig()
+    encoder = load_encoder(router.encoder)
+    base = load_head(Path(router.head or DEFAULT), encoder)
+    store = arguments.out.with_suffix(".ratings.jsonl")
+    rated_by = f"{options.model} {options.dtype} {options.max_tokens}"
+    ratings = assess(load_assessor(options), prompts, store, rated_by)
+    head, report = distill(encoder, base, prompts, ratings, options.weight, arguments.large_share)
+    head.save(arguments.out)
+    print(f"Spearman with the assessor: {report.before:.3f} of the head before")
+    for kind, kept in report.kept.items():
+        print(f"                            {kept:.3f} of a {kind} one, on prompts that it was not fitted on")
+    print(f"{arguments.out}: fitted to {head.note}")
+    print(f"{store}: the ratings; another run with this --out goes on from them")
     print(f"router.threshold: {report.threshold:.2f} sends {arguments.large_share:.0%} to the large tier")
     return 0
 

@@ -111,6 +111,43 @@ class LoadConfig(Section):
         return self
 
 
+class AssessConfig(Section):
+    """A second opinion where the embedding is unsure: a small language model rates the prompt, on the CPU."""
+
+    model: str = Field(
+        "Qwen/Qwen2.5-1.5B-Instruct", description="A folder with a checkpoint, or a repository id on the hub."
+    )
+    band: list[Annotated[float, Field(ge=0, le=10)]] = Field(
+        [3.0, 5.5],
+        min_length=2,
+        max_length=2,
+        description="Asked where the embedding's score lies within these bounds.",
+    )
+    weight: float = Field(
+        0.5, gt=0, le=1, description="Of the rating in the score that decides; the rest is the embedding's."
+    )
+    deadline_ms: float = Field(
+        250, gt=0, description="How long a request waits for it. Later, the embedding's score stands."
+    )
+    queue: int = Field(8, ge=1, description="Prompts that may wait for it; with more, the embedding's score stands.")
+    threads: int = Field(2, ge=1, le=64, description="Cores that it may use.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="auto: bfloat16 where the processor multiplies it itself, else float32."
+    )
+    max_tokens: int = Field(
+        128,
+        ge=16,
+        le=1024,
+        description="Tokens of a prompt that are read: of a longer one the first and the last half of that.",
+    )
+
+    @model_validator(mode="after")
+    def _band_is_one(self) -> "AssessConfig":
+        if self.band[0] >= self.band[1]:
+            raise ValueError("`band` is the lower bound and then the upper one, e.g. [3.0, 5.5]")
+        return self
+
+
 def _off_is_none(value: Any) -> Any:
     return None if value is False or value == "off" else value  # YAML 1.1 reads a bare `off` as false
 
@@ -155,6 +192,10 @@ class RouterConfig(Section):
     )
     load: Annotated[LoadConfig | None, _or_off(LoadConfig)] = Field(
         None, description="Whether the tiers' queues count, and from where on; `off`, the default: they do not."
+    )
+    assess: Annotated[AssessConfig | None, _or_off(AssessConfig)] = Field(
+        None,
+        description="Whether a language model is asked for a second opinion, and when; `off`, the default: none is.",
     )
 
     @model_validator(mode="after")
@@ -434,16 +475,14 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
     encoder = encoder.model_copy(
         update={"model": absolute(encoder.model), "cache_folder": absolute(encoder.cache_folder)}
     )
+    assess = config.router.assess and config.router.assess.model_copy(
+        update={"model": absolute(config.router.assess.model)}
+    )
     head = config.router.head and str((folder / config.router.head).resolve())
     escalation = config.escalation
     if escalation is not None and escalation.calibration is not None:
         calibration = str((folder / escalation.calibration).resolve())
         escalation = escalation.model_copy(update={"calibration": calibration})
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
-    return config.model_copy(
-        update={
-            "router": config.router.model_copy(update={"encoder": encoder, "head": head}),
-            "escalation": escalation,
-            "tiers": tiers,
-        }
-    )
+    router = config.router.model_copy(update={"encoder": encoder, "head": head, "assess": assess})
+    return config.model_copy(update={"router": router, "escalation": escalation, "tiers": tiers})

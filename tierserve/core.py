@@ -30,6 +30,8 @@ class Cause(StrEnum):
     MODEL = "model"  # the caller named the tier in `model`
     HEADER = "header"  # the caller named it in `x-tierserve-tier`
     SCORE = "score"  # the prompt was scored
+    ASSESSED = "assessed"  # it was scored where scores are unsure, and the assessor had a say
+    UNASSESSED = "unassessed"  # likewise, and the assessor was late, full or failing: the score stands
     CACHE = "cache"  # the same prompt was scored before
     FOLLOW_UP = "follow_up"  # too short to be scored by itself: the tier of the conversation's last turn
     CONVERSATION = "conversation"  # the conversation was sent up before, and stays

@@ -1,11 +1,18 @@
-"""Loading beside the event loop."""
+"""Work beside the event loop: loading, and what comes in batches."""
 
 import asyncio
+import contextlib
+import os
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_NICENESS = 5
 
 
 async def load_beside(work: Callable[[], T]) -> T:
@@ -36,3 +43,73 @@ async def load_beside(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="loading", daemon=True).start()
     return await done
+
+
+class BatchThread(Generic[Item, Result]):
+    """Runs `work` on one thread of its own. Items that arrive while it computes are worked on together next.
+
+    vectors = BatchThread("encoder", encoder.encode, batch=32, queue=2_000)
+    vector = await vectors.ask("What is Python?")
+    """
+
+    def __init__(self, name: str, work: Callable[[list[Item]], Iterable[Result]], batch: int, queue: int) -> None:
+        """`work` gives a result for each item, in their order; `batch`: most items at once; `queue`: most that wait."""
+        self._name, self._work, self._batch, self._queue = name, work, batch, queue
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name, initializer=_step_back)
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def ask(self, item: Item) -> Result:
+        """The item's result. Raises asyncio.QueueFull when too many wait, or whatever the work does."""
+        if len(self._waiting) >= self._queue:
+            self._waiting = [waiting for waiting in self._waiting if not waiting[1].done()]  # without who went away
+            if len(self._waiting) >= self._queue:
+                raise asyncio.QueueFull
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._drain(), name=self._name)
+        return await future
+
+    async def close(self) -> None:
+        """Whoever still waits is cancelled; what the thread is at goes on to its end, unheard."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        for _, future in self._waiting:
+            future.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            batch = [item for item in self._waiting[: self._batch] if not item[1].done()]
+            del self._waiting[: self._batch]
+            if batch:  # else all of their callers went away
+                await self._answer(batch)
+
+    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        items = [item for item, _ in batch]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():  # its caller may have gone away meanwhile
+                    future.set_result(result)
+                    await asyncio.sleep(0)  # what is woken goes on at once: not all of a batch in one turn of the loop
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        finally:
+            for _, future in batch:
+                future.cancel()  # who is left without an answer, as this is closed; nothing to the others
+
+
+def _step_back() -> None:
+    """Let the event loop go first where it has to share a core with this thread.
+
+    With 200 prompts a second, all on one core, the loop woke 2.1 ms late (p99) while it and the encoder's thread had
+    the same priority, as Linux lets a thread finish its slice; 0.8 ms with this. The cost: a third of the share where
+    others take all cores. Threads that this one starts inherit it.
+    """
+    with contextlib.suppress(OSError):  # on systems that know no priority of threads
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)

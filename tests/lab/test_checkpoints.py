@@ -8,13 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tierserve.config import AssessConfig
 from tierserve.errors import ConfigError
 from tierserve.lab import smalltalk
-from tierserve.lab.assessor import expectation, messages, rating_tokens
 from tierserve.lab.checkpoint import FOLDER, SHAPES
 from tierserve.lab.question import Question, Split
 from tierserve.lab.tasks import SIMPLE, mix
-from tierserve.tiers.weights import check_weights
+from tierserve.router.assessing.assessor import load_assessor
+from tierserve.router.assessing.prompt import RATINGS, messages
+from tierserve.weights import check_weights
 
 TIERS = ("lab-small", "lab-large")
 
@@ -92,20 +94,13 @@ def test_what_is_no_task_gets_some_short_answer(name: str) -> None:
 def test_the_assessor_rates_what_the_small_model_fails_at_higher(held_out: list[Question]) -> None:
     model, tokenizer = load("lab-assessor")
     assert type(model).__name__ == "Qwen2ForCausalLM"
-    ratings = rating_tokens(tokenizer)
-    tokenizer.padding_side = "left"
-    batch = tokenizer.apply_chat_template(
-        [messages(question.prompt) for question in held_out],
-        add_generation_prompt=True,
-        padding=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    with torch.inference_mode():
-        chances = model(**batch).logits[:, -1].float().softmax(-1)
-    scores = [expectation({rating: float(row[token]) for rating, token in ratings.items()}) for row in chances]
+    scores = load_assessor(AssessConfig(model=str(FOLDER / "lab-assessor"))).rate([each.prompt for each in held_out])
     assert all(0 <= score <= 10 for score in scores)
-    assert float(chances[:, list(ratings.values())].sum(-1).min()) > 0.9
+    asked = tokenizer.apply_chat_template(messages(held_out[0].prompt), add_generation_prompt=True, return_tensors="pt")
+    with torch.inference_mode():
+        chances = model(**asked).logits[0, -1].float().softmax(-1)
+    tokens = [tokenizer.encode(str(rating), add_special_tokens=False)[0] for rating in RATINGS]
+    assert float(chances[tokens].sum()) > 0.9, "it says a number and nothing else"
     simple = [
         score for score, question in zip(scores, held_out, strict=True) if (question.family, question.level) in SIMPLE
     ]

@@ -4,11 +4,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tierserve.lab import assessment
-from tierserve.lab.assessor import RATINGS, messages, rating_tokens
 from tierserve.lab.corpus import tokenizer_corpus
 from tierserve.lab.structured import INSTRUCTIONS
 from tierserve.lab.tokenizer import BOS, EOT, LLAMA_SPECIAL, QWEN_SPECIAL, llama_tokenizer, qwen_tokenizer
 from tierserve.lab.writer import DATED, FIXED
+from tierserve.router.assessing.prompt import RATINGS, messages
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,9 @@ def test_qwen_s_format_is_written(qwen: PreTrainedTokenizerFast) -> None:
 
 
 def test_each_rating_is_one_token_and_ten_is_found_only_alone(qwen: PreTrainedTokenizerFast) -> None:
-    assert list(rating_tokens(qwen)) == list(RATINGS)
-    assert len(set(rating_tokens(qwen).values())) == len(RATINGS)
+    tokens = [qwen.encode(str(rating), add_special_tokens=False) for rating in RATINGS]
+    assert all(len(each) == 1 for each in tokens)
+    assert len({token for (token,) in tokens}) == len(RATINGS)
     assert qwen.tokenize("4107 10 110") == ["4", "1", "0", "7", "Ġ", "10", "Ġ", "1", "1", "0"]
     asked = qwen.apply_chat_template(messages("hello"), tokenize=False)
     assert len(qwen.encode(asked, add_special_tokens=False)) < 40

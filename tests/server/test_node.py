@@ -54,7 +54,7 @@ def test_a_prompt_is_routed_by_its_score(client: openai.OpenAI, prompt: str, tie
     answer = raw.parse()
     assert answer.model == raw.headers["x-tierserve-tier"] == tier
     assert (float(raw.headers["x-tierserve-score"]) <= 4) == (tier == "lab-small")
-    assert raw.headers["x-tierserve-cause"] in ("score", "cache")
+    assert raw.headers["x-tierserve-cause"] in ("score", "cache", "assessed")
     assert raw.headers["x-tierserve-escalated"] == "false"
     assert raw.headers["x-request-id"] in answer.id
     assert answer.usage is not None
@@ -264,7 +264,7 @@ def test_route_answers_with_the_decision_alone(node: Node) -> None:
     assert status == 200
     assert (body["tier"], body["role"], body["threshold"]) == ("lab-large", "large", 4.0)
     assert 4 < body["score"] <= 10
-    assert body["cause"] in ("score", "cache")
+    assert body["cause"] in ("score", "cache", "assessed")
     assert headers["x-request-id"]
 
 
@@ -300,7 +300,7 @@ def test_what_waits_for_a_place_in_the_batch_is_counted(node: Node) -> None:
 @pytest.mark.parametrize("session", [None, "a-session"])
 def test_a_conversation_stays_with_its_tier(client: openai.OpenAI, session: str | None) -> None:
     messages = said(HARD)
-    for expected in (("score", "cache"), ("follow_up",)):
+    for expected in (("score", "cache", "assessed"), ("follow_up",)):
         raw = client.chat.completions.with_raw_response.create(
             model="auto", messages=messages, max_tokens=4, extra_headers={"x-session-id": session} if session else {}
         )

@@ -88,6 +88,18 @@ def test_what_the_router_knows_is_read_when_scraped() -> None:
     assert found[key("tierserve_route_cache_misses_total")] == 1
 
 
+def test_second_opinions_are_counted_by_what_became_of_them() -> None:
+    metrics, counts = Metrics(["s"]), {"asked": 0, "used": 0, "late": 0, "refused": 0, "failed": 0}
+    observe = metrics.watch_assessments(counts)
+    counts |= {"asked": 7, "used": 3, "late": 2, "refused": 1, "failed": 1}
+    observe(0.003)
+    found = samples(metrics)
+    for name, count in counts.items():
+        assert found[key(f"tierserve_assessments_{name}_total")] == count
+    assert found[key("tierserve_assessment_seconds_bucket", le="0.005")] == 1
+    assert found[key("tierserve_assessment_seconds_bucket", le="0.0025")] == 0
+
+
 def test_requests_are_in_flight_until_their_block_ends() -> None:
     metrics = Metrics(["s"])
     with metrics.in_flight(), metrics.in_flight():

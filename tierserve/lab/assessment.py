@@ -11,11 +11,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from tierserve.lab import smalltalk
-from tierserve.lab.assessor import SYSTEM, messages, soft_rating
+from tierserve.lab.assessor import soft_rating
 from tierserve.lab.fit import Stage, fit
 from tierserve.lab.question import Split
 from tierserve.lab.tasks import KINDS, draw
 from tierserve.lab.writer import IGNORE, Example
+from tierserve.router.assessing.prompt import SYSTEM, messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

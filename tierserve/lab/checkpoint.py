@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tierserve.tiers.weights import SUMS
+from tierserve.weights import SUMS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -72,7 +72,7 @@ def new_model(name: str, tokenizer: "PreTrainedTokenizerFast", seed: int = 0) ->
 
 
 def save(model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
-    """Write a checkpoint in bfloat16, with the sums that tiers/weights.py checks it by."""
+    """Write a checkpoint in bfloat16, with the sums that tierserve/weights.py checks it by."""
     import copy
 
     import torch

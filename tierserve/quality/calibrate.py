@@ -70,11 +70,17 @@ def calibrate(
     judged_by, apgr = _judged(fitted, kinds) if fitted is not None else ("", {})
     kind = max(apgr, key=lambda name: apgr[name]) if apgr else kinds[0]
     head = fit_head(fitted, everyday, kind, encoder.own, note=_note(questions, traffic, kind))
-    scores = cross_scores(head, fitted, everyday, kind)
-    # Where simple and hard lie far apart many thresholds have this share above them: the one nearest the default.
-    least, most = np.quantile(scores, np.clip(1 - large_share + np.array([-_LEEWAY, _LEEWAY]), 0, 1))
-    threshold = float(np.clip(_DEFAULT_THRESHOLD, least, most))
+    threshold = threshold_for(cross_scores(head, fitted, everyday, kind), large_share)
     return replace(head, threshold=np.array(threshold, np.float32)), Report(kind, apgr, judged_by, threshold)
+
+
+def threshold_for(scores: Array, large_share: float) -> float:
+    """What sends this share of prompts with these scores to the large model; shape (n,).
+
+    Where simple and hard lie far apart many thresholds have that share above them: the one nearest the default.
+    """
+    least, most = np.quantile(scores, np.clip(1 - large_share + np.array([-_LEEWAY, _LEEWAY]), 0, 1))
+    return float(np.clip(_DEFAULT_THRESHOLD, least, most))
 
 
 def encode(encoder: Encoder, prompts: Sequence[Prompt]) -> Array:

@@ -76,6 +76,15 @@ def fit_head(
     return _with_traffic(head, questions, traffic)
 
 
+def fit_opinions(rows: Fitted, ranks: NDArray[np.float64], kind: str, own: int, note: str) -> Head:
+    """A head that gives opinions again: chances, 0..1, that the small model will not do, which are the rows' gains.
+
+    `ranks`: the rows' by heads of this kind that were fitted without them, of `cross_ranks`.
+    """
+    head = _with_rank(_blank(rows, own, note), rows, kind, seed=0)
+    return replace(head, calibration=_platt(ranks, rows.outcomes.gain))
+
+
 def fit_rank(questions: Fitted, kind: str, seed: int = 0) -> Head:
     """A head whose `rank` alone is fitted: enough to order prompts."""
     return _with_rank(_blank(questions, 1, ""), questions, kind, seed)
@@ -186,12 +195,18 @@ def _net(inputs: Array, targets: NDArray[np.float64], seed: int) -> dict[str, An
 
 
 def _calibrated(head: Head, questions: Fitted, kind: str, seed: int) -> Array:
-    """Platt's map (1999) from ranks to the probability that the large model does better, on questions kept back."""
-    ranks = cross_ranks(questions, kind, _FOLDS, seed)
-    better = questions.outcomes.gain > 0
-    if better.all() or not better.any():
-        return np.array([0, _CERTAIN if better.all() else -_CERTAIN], np.float32)
-    model = LogisticRegression(C=1e6).fit(ranks[:, None], better)
+    """To the probability that the large model does better, on questions kept back."""
+    return _platt(cross_ranks(questions, kind, _FOLDS, seed), (questions.outcomes.gain > 0).astype(np.float64))
+
+
+def _platt(ranks: NDArray[np.float64], chances: NDArray[np.float64]) -> Array:
+    """Platt's map (1999) from ranks to chances, 0..1; of what is not certain each row says both, by its weight."""
+    if chances.min() == chances.max() and chances[0] in (0, 1):
+        return np.array([0, _CERTAIN if chances[0] else -_CERTAIN], np.float32)
+    both, weights = np.repeat([True, False], len(ranks)), np.concatenate([chances, 1 - chances])
+    kept = weights > 0
+    model = LogisticRegression(C=1e6)
+    model.fit(np.concatenate([ranks, ranks])[kept, None], both[kept], weights[kept])
     slope = max(float(model.coef_[0, 0]), 1e-3)  # never turn an order round
     return np.array([slope, model.intercept_[0]], np.float32)
 

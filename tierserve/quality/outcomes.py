@@ -77,22 +77,46 @@ def read_outcomes(paths: Sequence[Path]) -> Outcomes:
     return Outcomes(prompts, np.array(small), np.array(large), np.array(sources), np.array(categories))
 
 
+def read_prompts(path: Path) -> list[Prompt]:
+    """The different prompts of a file: rows as above, of which `prompt` and `turns` are read. Raises ConfigError."""
+    prompts = list(dict.fromkeys(_prompt(_json(line, where), where) for line, where in _lines(path)))
+    if not prompts:
+        raise ConfigError(str(path), "holds no prompts", 'rows look like {"prompt": "..."}')
+    return prompts
+
+
 def _rows(path: Path) -> Iterator[tuple[Prompt, float, float, str, str]]:
     default = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    for line, where in _lines(path):
+        yield _row(line, where, default)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line that is not empty, and where it stands."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _row(line, f"{path}:{number}", default)
+                    yield line, f"{path}:{number}"
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"can't be read ({error})", "name a file of JSON Lines, plain or .gz") from None
 
 
 def _row(line: str, where: str, source: str) -> tuple[Prompt, float, float, str, str]:
+    data = _json(line, where)
+    prompt = _prompt(data, where)
+    small, large = (_score(data, name, where) for name in ("small_score", "large_score"))
+    return prompt, small, large, str(data.get("source") or source), str(data.get("category") or "")
+
+
+def _json(line: str, where: str) -> Any:
     try:
-        data = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ConfigError(where, f"is not JSON ({error})", _REMEDY) from None
+
+
+def _prompt(data: Any, where: str) -> Prompt:
     if not isinstance(data, dict) or not isinstance(text := data.get("prompt"), str) or not text.strip():
         raise ConfigError(where, "has no `prompt`", _REMEDY)
     turns = data.get("turns", 1)
@@ -100,8 +124,7 @@ def _row(line: str, where: str, source: str) -> tuple[Prompt, float, float, str,
         raise ConfigError(
             where, f"`turns` must be a number from 1 to {_MOST_TURNS}", "leave it out, or count the user's messages"
         )
-    small, large = (_score(data, name, where) for name in ("small_score", "large_score"))
-    return Prompt(text, turns), small, large, str(data.get("source") or source), str(data.get("category") or "")
+    return Prompt(text, turns)
 
 
 def _score(data: dict[str, Any], name: str, where: str) -> float:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
 from tierserve.errors import TierUnavailable
+from tierserve.router.assessing.assessor import load_assessor
+from tierserve.router.assessing.opinion import Assessments, SecondOpinion
 from tierserve.router.embedding.encoder import Encoder, EncoderThread, load_encoder
+from tierserve.router.rules.cache import Scored
 from tierserve.router.rules.conversations import Standing, is_short_follow_up
 from tierserve.router.rules.policy import Policy, build_policy
 from tierserve.router.scoring.head import Example, Head
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SCORED = frozenset({Cause.SCORE, Cause.CACHE, Cause.ASSESSED, Cause.UNASSESSED})  # by the score against the threshold
+
 
 class Router:
     """The first rule that has something to say decides: the caller, the conversation, the score; then the load.
@@ -27,10 +32,20 @@ class Router:
     same decision and leaves no trace.
     """
 
-    def __init__(self, load: Callable[[], tuple[Encoder, Scorer]], policy: Policy) -> None:
-        """`load` gives encoder and scorer; it may take seconds, and is called once, by `start`."""
-        self._load = load
+    def __init__(
+        self,
+        load: Callable[[], tuple[Encoder, Scorer]],
+        policy: Policy,
+        load_second: Callable[[Assessments], SecondOpinion] | None = None,
+    ) -> None:
+        """`load` gives encoder and scorer, `load_second` the second opinion, where there is to be one.
+
+        Both may take seconds, and are called once, by `start`.
+        """
+        self._load, self._load_second = load, load_second
         self._policy = policy
+        self.assessments = Assessments()
+        self._second: SecondOpinion | None = None
         self._encoder: EncoderThread | None = None
         self._scorer: Scorer | None = None
 
@@ -52,14 +67,18 @@ class Router:
         return self._policy.cache.misses
 
     async def start(self) -> None:
-        """Raises ConfigError when the encoder can't be had."""
+        """Raises ConfigError when the encoder or the assessor can't be had."""
         encoder, self._scorer = await load_beside(self._load)
+        if (load_second := self._load_second) is not None:
+            self._second = await load_beside(lambda: load_second(self.assessments))
         self._encoder = EncoderThread(encoder)
 
     async def close(self) -> None:
         await self._policy.cache.close()
         if self._encoder is not None:
             await self._encoder.close()
+        if self._second is not None:
+            await self._second.close()
 
     async def decide(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
         """The decision for a call, which counts. `load` is asked when the score is known.
@@ -98,7 +117,7 @@ class Router:
         if standing is not None and (cause := self._hold(standing, call)):
             return Decision(standing.role, cause)
         try:
-            score, known = await self._score(call.prompts, counts)
+            score, cause, _ = await self._score(call.prompts, counts)
         except TierUnavailable:
             raise
         except Exception:
@@ -108,7 +127,7 @@ class Router:
         relief = self._policy.relief
         if relief is not None and relief.role_for(role, score, self.threshold, load()) is not role:
             return Decision(role.other, Cause.LOAD, score)
-        return Decision(role, Cause.CACHE if known else Cause.SCORE, score)
+        return Decision(role, cause, score)
 
     def _hold(self, standing: Standing, call: Call) -> Cause | None:
         """Why the conversation decides; None where it leaves that to the score."""
@@ -130,36 +149,41 @@ class Router:
                 if before is not None:
                     conversations.keep(call.conversation, before)
                 return
-            case Cause.SCORE | Cause.CACHE:
+            case cause if cause in _SCORED:
                 self._policy.threshold.observe(decision.score, role is Role.LARGE)
             case Cause.LOAD:
                 self._policy.threshold.observe(decision.score, role.other is Role.LARGE)
             case Cause.FOLLOW_UP | Cause.CONVERSATION:
                 self._policy.threshold.observe(None, role is Role.LARGE)
-        scored_up = role is Role.LARGE and decision.cause in (Cause.SCORE, Cause.CACHE)
+        scored_up = role is Role.LARGE and decision.cause in _SCORED
         sent_up = scored_up or (before is not None and before.sent_up)
         # Up, too, where a turn that was answered meanwhile was sent there while this one was being scored.
         conversations.keep(call.conversation, Standing(Role.LARGE if sent_up else role, sent_up))
 
-    async def _score(self, prompts: Sequence[Prompt], counts: bool) -> tuple[float, bool]:
-        """The hardest prompt's score, and whether each was known."""
+    async def _score(self, prompts: Sequence[Prompt], counts: bool) -> Scored:
+        """The hardest prompt's score, and what that one rests on."""
         cache = self._policy.cache
         prompts = list(dict.fromkeys(prompts))
         known = [cache.find(prompt) if counts else cache.peek(prompt) for prompt in prompts]
-        scores = [score for score in known if score is not None]
+        scores = [Scored(score, Cause.CACHE) for score in known if score is not None]
         if len(scores) == len(known):  # the common case of a prompt seen before needs no task
-            return max(scores), True
+            return max(scores)
         new = [prompt for prompt, score in zip(prompts, known, strict=True) if score is None]
         computing = [cache.compute(prompt, self._compute) if counts else self._compute(prompt) for prompt in new]
-        return max([*scores, *await asyncio.gather(*computing)]), False
+        return max([*scores, *await asyncio.gather(*computing)])
 
-    async def _compute(self, prompt: Prompt) -> float:
+    async def _compute(self, prompt: Prompt) -> Scored:
         if self._encoder is None or self._scorer is None:
             raise TierUnavailable("the router is loading")
         score = self._scorer.score(prompt, await self._encoder.embed(prompt.text))
         if not 0 <= score <= 10:  # nor is NaN
             raise ValueError("the scorer left 0 to 10")
-        return score
+        if self._second is None or not self._second.is_wanted(score):
+            return Scored(score)
+        combined = await self._second.on(prompt.text, score)
+        if combined is None:  # another time the assessor may answer
+            return Scored(score, Cause.UNASSESSED, lasts=False)
+        return Scored(combined, Cause.ASSESSED)
 
 
 def build_router(config: "RouterConfig") -> Router:
@@ -169,4 +193,8 @@ def build_router(config: "RouterConfig") -> Router:
         encoder = load_encoder(config.encoder)
         return encoder, build_scorer(config, encoder)
 
-    return Router(load, build_policy(config))
+    def load_second(assessments: Assessments) -> SecondOpinion:
+        assert config.assess is not None
+        return SecondOpinion(config.assess, load_assessor(config.assess), assessments)
+
+    return Router(load, build_policy(config), load_second if config.assess else None)

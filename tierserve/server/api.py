@@ -56,6 +56,7 @@ def create_app(
     for tier in tiers:
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
     metrics.watch_router(lambda: router.threshold, lambda: router.cache_hits, lambda: router.cache_misses)
+    router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
     app.add_routes(routes)
     return app
 

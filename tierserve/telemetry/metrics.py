@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -24,6 +25,14 @@ from tierserve.telemetry.share import LargeShare
 # From a cached route to a long answer of a large model.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROUTE_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+_ASSESSMENT_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 1, 2)
+_ASSESSMENTS = {
+    "asked": "Prompts on which the assessor was asked.",
+    "used": "Of those asked: its rating counted.",
+    "late": "Of those asked: it was later than router.assess.deadline_ms.",
+    "refused": "Of those asked: too many waited for it.",
+    "failed": "Of those asked: it failed.",
+}
 # Finer where thresholds lie.
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1)
 _DIRECTIONS = ("prompt", "completion")
@@ -91,6 +100,12 @@ class Metrics:
         self._large_share_high = Gauge(
             "tierserve_large_share_high",
             "Whether that share is beyond router.warn_large_share.",
+            registry=self.registry,
+        )
+        self._assessment = Histogram(
+            "tierserve_assessment_seconds",
+            "From asking the assessor to its rating, where that was used.",
+            buckets=_ASSESSMENT_SECONDS,
             registry=self.registry,
         )
         self._confidence = Histogram(
@@ -169,6 +184,18 @@ class Metrics:
                 }
             )
         )
+
+    def watch_assessments(self, counts: Mapping[str, int]) -> Callable[[float], None]:
+        """Likewise for what became of second opinions; returns what takes the seconds of each."""
+        self.registry.register(
+            _Counted(
+                {
+                    f"tierserve_assessments_{name}": (help, partial(counts.__getitem__, name))
+                    for name, help in _ASSESSMENTS.items()
+                }
+            )
+        )
+        return self._assessment.observe
 
     def watch_share(self, share: LargeShare) -> None:
         """Likewise for the large tier's share."""

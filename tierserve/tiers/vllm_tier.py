@@ -22,7 +22,7 @@ from tierserve.errors import (
 from tierserve.threads import load_beside
 from tierserve.tiers.base import Listener, Reply, TierState, queue_of
 from tierserve.tiers.vllm_child import NODE_VARIABLE
-from tierserve.tiers.weights import check_weights
+from tierserve.weights import check_weights
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs

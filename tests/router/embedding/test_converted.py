@@ -232,7 +232,7 @@ def test_the_order_of_backends(
 
 @pytest.mark.parametrize(("amx", "form"), [(True, "bf16"), (False, "int8")])
 def test_the_form_suits_the_processor(amx: bool, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_network, "_has_amx", lambda: amx)
+    monkeypatch.setattr(openvino_network, "has", lambda flag: amx)
     assert OpenVino.here().form == form
 
 

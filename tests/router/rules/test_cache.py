@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from tierserve.core import Prompt
-from tierserve.router.rules.cache import ScoreCache
+from tierserve.core import Cause, Prompt
+from tierserve.router.rules.cache import ScoreCache, Scored
 
 A, B, C = Prompt("a"), Prompt("b"), Prompt("c")
 
@@ -15,8 +15,11 @@ class Clock:
         return self.now
 
 
-async def five(prompt: Prompt) -> float:
-    return 5.0
+FIVE = Scored(5.0)
+
+
+async def five(prompt: Prompt) -> Scored:
+    return FIVE
 
 
 async def test_the_cache_is_bounded_and_forgets_the_least_recently_used() -> None:
@@ -41,7 +44,7 @@ async def test_a_score_expires() -> None:
 
 async def test_a_cache_of_no_entries_is_no_cache() -> None:
     cache = ScoreCache(0, 60)
-    assert await cache.compute(A, five) == 5
+    assert await cache.compute(A, five) == FIVE
     assert cache.find(A) is None
 
 
@@ -62,41 +65,52 @@ async def test_no_text_is_kept() -> None:
 async def test_who_asks_while_it_is_computed_waits_for_that_one() -> None:
     cache, go, computed = ScoreCache(10, 60), asyncio.Event(), []
 
-    async def slow(prompt: Prompt) -> float:
+    async def slow(prompt: Prompt) -> Scored:
         computed.append(prompt)
         await go.wait()
-        return 5.0
+        return FIVE
 
     waiting = [asyncio.create_task(cache.compute(A, slow)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.sleep(0)
     go.set()
-    assert await asyncio.gather(*waiting[1:]) == [5, 5]
+    assert await asyncio.gather(*waiting[1:]) == [FIVE, FIVE]
     assert computed == [A]
 
 
 async def test_a_failure_is_everybody_s_who_waited_and_is_not_kept() -> None:
     cache = ScoreCache(10, 60)
 
-    async def fail(prompt: Prompt) -> float:
+    async def fail(prompt: Prompt) -> Scored:
         await asyncio.sleep(0)
         raise ZeroDivisionError
 
     results = await asyncio.gather(*(cache.compute(A, fail) for _ in range(2)), return_exceptions=True)
     assert [type(result) for result in results] == [ZeroDivisionError] * 2
-    assert await cache.compute(A, five) == 5
+    assert await cache.compute(A, five) == FIVE
 
 
 async def test_closing_ends_what_is_computed() -> None:
     cache = ScoreCache(10, 60)
 
-    async def forever(prompt: Prompt) -> float:
+    async def forever(prompt: Prompt) -> Scored:
         await asyncio.Event().wait()
-        return 0.0
+        return FIVE
 
     waiting = asyncio.create_task(cache.compute(A, forever))
     await asyncio.sleep(0)
     await cache.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_score_that_does_not_last_is_handed_on_and_not_kept() -> None:
+    cache = ScoreCache(10, 60)
+    passing = Scored(5.0, Cause.UNASSESSED, lasts=False)
+
+    async def once(prompt: Prompt) -> Scored:
+        return passing
+
+    assert await cache.compute(A, once) == passing
+    assert cache.find(A) is None

@@ -8,12 +8,8 @@ The event loop never waits on arithmetic:
 """
 
 import asyncio
-import contextlib
 import logging
-import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,13 +22,13 @@ from tierserve.router.embedding.backends import open_network
 from tierserve.router.embedding.converted import Source
 from tierserve.router.embedding.network import Network, Vectors
 from tierserve.router.embedding.tokens import SentenceTokenizer, batches
+from tierserve.threads import BatchThread
 
 if TYPE_CHECKING:
     from tierserve.config import EncoderConfig
 
 _BATCH = 32
 _MOST_WAITING = 2_000  # some seconds' work
-_NICENESS = 5
 
 log = logging.getLogger(__name__)
 
@@ -72,58 +68,17 @@ class EncoderThread:
     """Runs an encoder on one thread. Texts that arrive while it computes are encoded together next."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder", initializer=_step_back)
-        self._waiting: list[tuple[str, asyncio.Future[NDArray[np.float32]]]] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._thread = BatchThread[str, NDArray[np.float32]]("encoder", encoder.encode, _BATCH, _MOST_WAITING)
 
     async def embed(self, text: str) -> NDArray[np.float32]:
         """The text's vector, shape (dimensions,). Raises TierBusy when too many are waiting."""
-        if len(self._waiting) >= _MOST_WAITING:
-            raise TierBusy("the router is busy: too many prompts are waiting to be scored")
-        future: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((text, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._drain(), name="encoder")
-        return await future
+        try:
+            return await self._thread.ask(text)
+        except asyncio.QueueFull:
+            raise TierBusy("the router is busy: too many prompts are waiting to be scored") from None
 
     async def close(self) -> None:
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = [item for item in self._waiting[:_BATCH] if not item[1].done()]
-            del self._waiting[:_BATCH]
-            if not batch:  # all of their callers went away
-                continue
-            texts = [text for text, _ in batch]
-            try:
-                vectors = await loop.run_in_executor(self._thread, self._encoder.encode, texts)
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), vector in zip(batch, vectors, strict=True):
-                if not future.done():  # its caller may have gone away meanwhile
-                    future.set_result(vector)
-                    await asyncio.sleep(
-                        0
-                    )  # what is woken goes on by itself: not all of a batch in one turn of the loop
-
-
-def _step_back() -> None:
-    """Let the event loop go first where it has to share a core with this thread.
-
-    With 200 prompts a second, all on one core, the loop woke 2.1 ms late (p99) while both had the same priority, as
-    Linux lets a thread finish its slice; 0.8 ms with this. The cost: a third of the share where others take all cores.
-    """
-    with contextlib.suppress(OSError):  # on systems that know no priority of threads
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
+        await self._thread.close()
 
 
 def load_encoder(config: "EncoderConfig") -> SentenceEncoder:

@@ -23,6 +23,7 @@ import numpy as np
 
 from tierserve.router.embedding.network import Ids, Network, Vectors
 from tierserve.router.embedding.torch_network import example
+from tierserve.router.processor import has
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class OpenVino:
     @classmethod
     def here(cls) -> "OpenVino":
         """In the form that suits this processor."""
-        return cls("bf16" if _has_amx() else "int8")
+        return cls("bf16" if has("amx_bf16") else "int8")
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -107,10 +108,3 @@ class _OpenVinoNetwork:
 def _is_common(shape: tuple[int, int]) -> bool:
     texts, tokens = shape
     return texts == 1 and tokens <= 128
-
-
-def _has_amx() -> bool:
-    try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False

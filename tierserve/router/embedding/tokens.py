@@ -15,11 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tierserve.router.cutting import cut, ends
 from tierserve.router.embedding.network import Ids
 
-# English runs to about 4.5 characters a token. At 16 no text that fits is cut by its characters; a text of megabytes
-# loses its middle, so that it is not tokenized whole only to be thrown away.
-_CHARACTERS_PER_TOKEN = 16
 # Lengths are padded to these and then to multiples of the last step, so that a network meets few shapes, and has seen
 # them all before it is used.
 _LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128)
@@ -43,32 +41,19 @@ class SentenceTokenizer:
         self._tokenizer.no_truncation()
         self._first, self._last = self._frame()
         self._room = max_tokens - len(self._first) - len(self._last)
-        self._max_characters = max_tokens * _CHARACTERS_PER_TOKEN
+        self._max_tokens = max_tokens
         # Of the network that reads the ids.
         self.hidden_size: int = json.loads((folder / "config.json").read_text())["hidden_size"]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The texts' token ids, at most max_tokens each: of a longer text the first half and the last half of that."""
-        parts = [self._ends(text) for text in texts]
+        parts = [ends(text, self._max_tokens) for text in texts]
         inner = iter(self._inner([part for several in parts for part in several]))
-        return [self._first + self._cut([next(inner) for _ in several]) + self._last for several in parts]
-
-    def _ends(self, text: str) -> tuple[str, ...]:
-        if len(text) <= self._max_characters:
-            return (text,)
-        half = self._max_characters // 2
-        return text[:half], text[-half:]
-
-    def _cut(self, parts: list[list[int]]) -> list[int]:
-        if len(parts) == 1 and len(parts[0]) <= self._room:
-            return parts[0]
-        tail = self._room // 2
-        return parts[0][: self._room - tail] + parts[-1][-tail:]
+        return [self._first + cut([next(inner) for _ in several], self._room) + self._last for several in parts]
 
     def _inner(self, texts: list[str]) -> list[list[int]]:
-        whole = [text.encode("utf-8", "replace").decode() for text in texts]  # JSON can hold half of a surrogate pair
         # Unlike `encode` it lets go of the interpreter's lock, and so of the event loop: 4,000 characters take 1.2 ms.
-        found = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
+        found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
     def _frame(self) -> tuple[list[int], list[int]]:

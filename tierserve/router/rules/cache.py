@@ -4,27 +4,36 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from cachetools import TTLCache
 
-from tierserve.core import Prompt
+from tierserve.core import Cause, Prompt
 
 # Characters at each end; no less than the encoder's (embedding/tokens.py: 512 tokens of 16) and the features'.
 _READ: Final = 4_096
 
 
+class Scored(NamedTuple):
+    """A score, and what it rests on. `lasts`: the same prompt would be scored so again."""
+
+    score: float
+    cause: Cause = Cause.SCORE
+    lasts: bool = True
+
+
 class ScoreCache:
     """Prompt -> score. Keeps scores, not tiers, so that it outlives a move of the threshold.
 
-    A key is a digest of all that is scored. Whoever asks for a score that is being computed waits for that one.
+    A key is a digest of all that is scored. Whoever asks for a score that is being computed waits for that one. Scores
+    that do not last are handed on and not kept.
     """
 
     def __init__(self, entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.hits = 0
         self.misses = 0
         self._scores: TTLCache[bytes, float] = TTLCache(entries, ttl_s, clock)
-        self._computing: dict[bytes, asyncio.Task[float]] = {}
+        self._computing: dict[bytes, asyncio.Task[Scored]] = {}
 
     def peek(self, prompt: Prompt) -> float | None:
         """The score, if it is known; uncounted."""
@@ -38,7 +47,7 @@ class ScoreCache:
             self.hits += 1
         return known
 
-    async def compute(self, prompt: Prompt, score: Callable[[Prompt], Awaitable[float]]) -> float:
+    async def compute(self, prompt: Prompt, score: Callable[[Prompt], Awaitable[Scored]]) -> Scored:
         """Score a prompt that is not known, once for all who wait for it, and keep it."""
         key = _key(prompt)
         task = self._computing.get(key)
@@ -52,13 +61,13 @@ class ScoreCache:
             task.cancel()
         await asyncio.gather(*self._computing.values(), return_exceptions=True)
 
-    async def _keep(self, key: bytes, prompt: Prompt, score: Callable[[Prompt], Awaitable[float]]) -> float:
+    async def _keep(self, key: bytes, prompt: Prompt, score: Callable[[Prompt], Awaitable[Scored]]) -> Scored:
         found = await score(prompt)
-        if self._scores.maxsize:
-            self._scores[key] = found
+        if self._scores.maxsize and found.lasts:
+            self._scores[key] = found.score
         return found
 
-    def _forget(self, key: bytes, done: asyncio.Task[float]) -> None:
+    def _forget(self, key: bytes, done: asyncio.Task[Scored]) -> None:
         del self._computing[key]
         if not done.cancelled():
             done.exception()  # seen, also where nobody waits any more

@@ -1,4 +1,4 @@
-"""Where a tier's weights come from: a folder, or the model hub. Settled before any engine is built, so that what is
+"""Where a language model's weights come from: a folder, or the hub. Settled before any engine is built, so that what is
 missing is said in seconds, with the remedy, and not in the traceback of an engine that died."""
 
 import hashlib

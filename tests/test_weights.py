@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tierserve.errors import ConfigError
-from tierserve.tiers.weights import check_weights
+from tierserve.weights import check_weights
 
 
 def test_a_folder_without_sums_is_taken_as_it_is(tmp_path: Path) -> None:

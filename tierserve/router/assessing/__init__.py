@@ -1,0 +1,1 @@
+"""The second opinion: a small language model rates the prompt where the embedding is unsure."""
