@@ -8,7 +8,7 @@ On held-out questions of the lab's traffic, through the running node (configs/la
   answers of both tiers, forced, with their logprobs or in the structured form. Beside it: all small, all large, routing
   alone. A token is wasted when the small tier wrote it for an answer that was not sent (whole answers are judged).
 - node: the same as the node does it by itself, with `auto` and its own settings; and a second node, with the article's
-  (structured, confidence first, 0.7, not calibrated).
+  (configs/article.yaml).
 - first byte: of streams that commit, against the small tier alone, in alternation, one at a time; each prompt was
   routed before, so what routing takes is not in it (router_speed.py has that). Of the lab's questions, whose answers
   are short, and of answers of 64 tokens.
@@ -78,7 +78,6 @@ def main() -> None:
 
 def _of_the_lab(questions: Sequence[Question], options: argparse.Namespace) -> tuple[list[Row], list[Target]]:
     streams = questions[: 10 if options.quick else 200]
-    article = {"estimator": "structured", "position": "first", "threshold": 0.7, "budget": None}
     shipped = lab_config()
     judged_by = EscalationConfig(**shipped["escalation"]).judged_by
     # Without a budget: which answers it spares depends on what was asked within the minute.
@@ -90,7 +89,7 @@ def _of_the_lab(questions: Sequence[Question], options: argparse.Namespace) -> t
         rows += whole
         ratio, first = _first_bytes(node, streams, judged_by)
         rows += first
-    with _nodes(lab_config() | {"escalation": article}) as (node,):
+    with _nodes(lab_config("article")) as (node,):
         rows += _as_the_node_does_it(node, questions, answers, "the article's settings")[0]
         rows += _first_bytes(node, streams, "structured first")[1]
     if options.plot:
@@ -282,7 +281,7 @@ async def _alternated(url: str, prompts: Sequence[str], options: dict[str, Any])
 
 def _of_prewarming(options: argparse.Namespace) -> tuple[float, list[Row]]:
     """How many times earlier an escalated answer starts, and the rows. A quick run has the lab's models for it."""
-    times = 4 if options.quick else 40
+    times = 4 if options.quick else 12
     with tempfile.TemporaryDirectory() as folder:
         config = lab_config()
         config["router"] |= {"threshold": 10.0}

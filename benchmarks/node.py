@@ -18,7 +18,7 @@ import yaml
 
 from tierserve.config import load
 
-_LAB = Path(__file__).resolve().parents[1] / "configs" / "lab.yaml"
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _START_S = 300
 _END_S = 60
 
@@ -105,9 +105,9 @@ class Node:
         return [json.loads(line) for line in self.err.splitlines()]
 
 
-def lab_config() -> dict[str, Any]:
-    """configs/lab.yaml as data, with absolute paths and a port that the system chooses."""
-    config: dict[str, Any] = json.loads(load(_LAB).model_dump_json(exclude_unset=True))
+def lab_config(name: str = "lab") -> dict[str, Any]:
+    """configs/lab.yaml, or another one there, as data, with absolute paths and a port that the system chooses."""
+    config: dict[str, Any] = json.loads(load(_CONFIGS / f"{name}.yaml").model_dump_json(exclude_unset=True))
     return config | {"server": {"port": 0}}
 
 

@@ -51,6 +51,9 @@ def engine_args(tier: "TierConfig", where: str) -> "AsyncEngineArgs":
             remedy = f"did you mean `{near[0]}`?" if near else "see vLLM's engine arguments"
             raise ConfigError(path, "vLLM's AsyncEngineArgs has no such option", remedy)
         _check_value(AsyncEngineArgs, name, value, path)
+    if str(options.get("logprobs_mode", "")).endswith("logits"):
+        remedy = "remove it: a confidence is read from logprobs"
+        raise ConfigError(f"{where}.engine.logprobs_mode", "gives no logprobs, but logits", remedy)
     structured_outputs = {**_STRUCTURED_OUTPUTS, **options.get("structured_outputs_config", {})}
     try:
         return AsyncEngineArgs(
