@@ -22,6 +22,8 @@ from comparison.pairs import Pair, by_length
 
 LARGE, TIERED, LENGTH, SMALL = "all large", "tierserve", "by length", "all small"
 SERVED = (LARGE, TIERED, LENGTH)  # all small is there to measure r
+# After its last step a vLLM worker looks for the next one without sleeping, for a second (vllm 0.32.0).
+_SPIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Way:
 
     def idle_share(self, seconds: float) -> float:
         """Of one core, what the node takes while nothing is asked."""
+        time.sleep(_SPIN_S)
         before = self.cpu_s()
         time.sleep(seconds)
         return (self.cpu_s() - before) / seconds
