@@ -10,14 +10,16 @@ that is fair. The load comes from this process, on the same machine. The nodes r
 - SLO: end to end, 4 times (lab: 16 times) what the large tier takes for one answer with nothing beside it; or --slo-ms.
 - highest rate: of evenly spaced requests, the highest at which 95 % keep the SLO, by bisection.
 - P99: end to end, of requests at random times, at one load for all: 0.8 of all large's highest rate, or --common-load.
-- cost: CPU seconds of the node at that load, engines and serving process together, as a part of the host's CPU time, at
-  --price-per-hour. The client's own are not in it.
-- r: small's cost / large's, by what both, forced, answer a second with as many callers as they can serve. The limit of
-  the highest rate is 1 / (p + (1 - p) r) times all large's, with p the large tier's share at the common load.
+- cost: CPU seconds of the node for a request, engines and serving process together, as a part of the host's CPU time,
+  at --price-per-hour; with as many callers as it can serve, for at less load CPU time is also spent on waiting. The
+  client's own is not in it.
+- r: small's cost / large's, by what both, forced, answer a second with that many callers. The limit of the highest rate
+  is 1 / (p + (1 - p) r) times all large's, with p the large tier's share at the common load.
 - right: all of the lab's questions at temperature 0, 32 at once.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -140,7 +142,11 @@ class _Comparison:
         found = trials.saturated(self._pair, self._ways[name], self._options.seconds, seed)
         (row,) = summarise([found.trial])
         self._measured[name].saturated_per_s.append(row["requests_per_s"])
-        self._say(name, f"{row['requests_per_s']:.2f}/s answered with {self._pair.at_once} at once")
+        self._measured[name].cpu_s_per_request.append(found.cpu_s_per_request)
+        cpu_ms = 1000 * found.cpu_s_per_request
+        self._say(
+            name, f"{row['requests_per_s']:.2f}/s answered, {self._pair.at_once} at once, {cpu_ms:.0f} ms of CPU each"
+        )
 
     def _search(self, name: str, seed: int) -> None:
         mine = self._measured[name]
@@ -165,9 +171,9 @@ class _Comparison:
         found = trials.offered(self._pair, self._ways[name], rate, self._options.common_seconds, seed)
         mine = self._measured[name]
         mine.common.append(found.trial.samples)
-        mine.cpu_s_per_request.append(found.cpu_s_per_request)
         mine.client_late_ms = max(mine.client_late_ms, _late_ms(found))
-        self._say(name, f"{rate:.2f}/s at random, {1000 * found.cpu_s_per_request:.0f} ms of CPU each")
+        (row,) = summarise([found.trial])
+        self._say(name, f"{rate:.2f}/s at random: P99 {row['e2e_p99_ms'] or math.nan:.0f} ms")
 
     def _say(self, name: str, what: str) -> None:
         print(f"{time.monotonic() - self._started:5.0f} s  {name}: {what}", file=sys.stderr)

@@ -24,7 +24,7 @@ class Measured:
     saturated_per_s: list[float] = field(default_factory=list)
     highest_per_s: list[float] = field(default_factory=list)
     common: list[Sequence[Sample]] = field(default_factory=list)  # at the common load
-    cpu_s_per_request: list[float] = field(default_factory=list)  # likewise
+    cpu_s_per_request: list[float] = field(default_factory=list)  # at saturation
     client_late_ms: float = 0  # P99 of the client's own lateness, in the worst trial that counts; it is in the times
     right: Sequence[bool] = ()  # of the questions
 
@@ -187,7 +187,7 @@ _LINES: dict[str, Callable[[Row], str]] = {
     "right, %": _plain("quality_pct", "{:.2f}"),
     "large share": _plain("large_share", "{:.1%}"),
     "  of it escalated": _plain("escalated_share", "{:.1%}"),
-    "CPU of a request, ms": _with_spread("cpu_ms_per_request"),
+    "CPU of a request at saturation, ms": _with_spread("cpu_ms_per_request"),
     "median at the common load, ms": _with_spread("p50_ms"),
     "answered at saturation, 1/s": _with_spread("saturated_per_s"),
     "limit of the highest rate, times all large": _plain("limit", "{:.3g}"),
@@ -199,7 +199,7 @@ _CHANGES: dict[str, Callable[[Row, Row], str]] = {
     "P99 at the common load, ms": _changed("p99_ms"),
     "highest rate within the SLO, 1/s": _changed("highest_per_s"),
     "right, %": _points,
-    "CPU of a request, ms": _changed("cpu_ms_per_request"),
+    "CPU of a request at saturation, ms": _changed("cpu_ms_per_request"),
     "median at the common load, ms": _changed("p50_ms"),
     "answered at saturation, 1/s": _changed("saturated_per_s"),
 }
