@@ -8,7 +8,7 @@ The ways to serve take turns on the same cores, in every round; comparison/ways.
 that is fair. The load comes from this process, on the same machine. The nodes remember nothing of prompts.
 
 - SLO: end to end, 4 times (lab: 16 times) what the large tier takes for one answer with nothing beside it; or --slo-ms.
-- highest rate: of evenly spaced requests, the highest at which 95 % keep the SLO, by bisection.
+- highest rate: of evenly spaced requests, the highest at which 95 % keep the SLO and no backlog grows, by bisection.
 - P99: end to end, of requests at random times, at one load for all: 0.8 of all large's highest rate, or --common-load.
 - cost: CPU seconds of the node for a request, engines and serving process together, as a part of the host's CPU time,
   at --price-per-hour; with as many callers as it can serve, for at less load CPU time is also spent on waiting. The
@@ -42,7 +42,7 @@ _QUICK = {"rounds": 1, "seconds": 1.0, "common_seconds": 2.0, "questions": 60, "
 _ALONE = 10  # answers that the SLO is derived from
 _COMMON_SHARE = 0.8
 _BEGIN = 0.9  # of what a way answers at saturation: where its first search begins
-_STEP, _LATER_STEP = 1.2, 1.1  # of the search: from the second round on about the rate is known
+_STEP, _LATER_STEP = 1.2, 1.09  # of the search: from the second round on about the rate is known
 
 
 def main() -> None:
@@ -68,14 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--pair", choices=(_LAB, _DUMMY_CPU), default=_LAB)
     add("--rounds", type=int, default=3, help="how often each way has its turn (%(default)s)")
-    add("--seconds", type=float, default=10, help="length of each trial of the search (%(default)s)")
+    add("--seconds", type=float, default=8, help="length of each trial of the search (%(default)s)")
     add(
         "--tolerance",
         type=float,
-        default=0.06,
+        default=0.1,
         help="of the search: how far the rate may be below one that is too much",
     )
-    add("--common-seconds", type=float, default=25, help="of each trial at the common load (%(default)s)")
+    add("--common-seconds", type=float, default=20, help="of each trial at the common load (%(default)s)")
     add("--slo-ms", type=float, help="end to end, instead of a multiple of the large tier's time alone")
     add("--common-load", type=float, metavar="PER_S", help="instead of 0.8 of all large's highest rate")
     add("--price-per-hour", type=float, default=1.0, help="of the whole host, in any money (%(default)s)")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 _FURTHEST = 8.0
 
 
-def highest(holds: Callable[[float], bool], start: float, step: float = 1.2, tolerance: float = 0.06) -> float:
+def highest(holds: Callable[[float], bool], start: float, step: float = 1.2, tolerance: float = 0.1) -> float:
     """The highest rate that was seen to hold, at most `tolerance` below one that was not; 0 where none holds.
 
     From `start` by factors of `step` until one holds and one does not, then between those two. Each question costs a

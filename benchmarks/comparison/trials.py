@@ -20,6 +20,9 @@ from tierserve.lab.question import Question
 
 # Of the requests, within the SLO, for a rate to hold. Not 0.99: a short trial has too few requests for that.
 KEPT = 0.95
+# Of the requests, as many answered within the trial as were due in it: else a backlog grows, which meets the SLO only
+# because the trial is short.
+_KEPT_UP = 0.9
 _WARM_UP_S = 2.0
 _AT_ONCE = 32
 _TIMEOUT_S = 120.0
@@ -54,12 +57,19 @@ def offered(pair: Pair, way: Way, rate: float, seconds: float, seed: int) -> Run
 
 def holds(pair: Pair, way: Way, rate: float, seconds: float, slo: Slo, seed: int) -> tuple[bool, Run]:
     """Evenly spaced, so that a short trial does not measure the luck of the draw. Ends when too many missed the SLO."""
-    plan = replace(_plan(pair, way, seconds, seed), loads=[Open(rate, poisson=False)])
+    assert slo.e2e_ms is not None
+    settled_s = max(_WARM_UP_S, slo.e2e_ms / 1000)  # by then as many are being answered as the rate needs
+    plan = replace(_plan(pair, way, seconds, seed), loads=[Open(rate, poisson=False)], warmup_s=min(settled_s, seconds))
     watch = _Watch(slo, most_missed=(1 - KEPT) * rate * seconds)
     found = _run(way, plan, watch)
     if found.trial.unfinished:
         way.wait_until_idle()  # what was broken off must not weigh on the next trial
-    return not watch.failed, found
+    return not watch.failed and keeps_up(found.trial), found
+
+
+def keeps_up(trial: Trial) -> bool:
+    ended = sum(trial.start_s <= sample.end_s <= trial.end_s for sample in [*trial.warm_up, *trial.samples])
+    return ended >= _KEPT_UP * len(trial.samples)
 
 
 class _Watch:
