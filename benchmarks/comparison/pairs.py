@@ -63,15 +63,20 @@ def dummy_cpu(folder: Path, prompts: Path | None, length_key: str) -> Pair:
     The split is the article's 85/15, held by the router: whichever prompts a real pair's would be, the router scores
     each and sends the highest up.
     """
-    config = lab_config()
-    config["router"] = {"threshold": 4.0, "target_large_share": 0.15}
-    config["escalation"] = "off"
-    for size in ("small", "large"):
-        config["tiers"][size] = {"name": f"dummy-{size}", "engine": engine(size, folder)}
-        config["tiers"][size]["engine"]["kv_cache_memory_bytes"] = _KV_BYTES
-    del config["server"]
+    config: Config = {
+        "server": {"port": 0},
+        "router": {"threshold": 4.0, "target_large_share": 0.15},
+        "escalation": "off",
+        "tiers": {
+            size: {
+                "name": f"dummy-{size}",
+                "engine": engine(size, folder) | {"kv_cache_memory_bytes": _KV_BYTES},
+            }
+            for size in ("small", "large")
+        },
+    }
     return Pair(
-        config=_without_memory(config | {"server": {"port": 0}}),
+        config=_without_memory(config),
         prompts=read_prompts(prompts, length_key) if prompts else built_in(),
         max_tokens=_FIXED,
         body={"temperature": 0, "ignore_eos": True},

@@ -33,5 +33,6 @@ def _rates(axis: Any, shown: Sequence[Row]) -> None:
     above = [row["highest_per_s_most"] - row["highest_per_s"] for row in shown]
     axis.bar([row["way"] for row in shown], middles, yerr=[below, above], capsize=4)
     limits = [row["limit"] * shown[0]["highest_per_s"] for row in shown]
-    axis.plot([row["way"] for row in shown], limits, "k_", markersize=40, label="limit 1 / (p + (1 - p) r)")
+    at = range(len(shown))
+    axis.hlines(limits, [x - 0.4 for x in at], [x + 0.4 for x in at], colors="black", label="limit 1 / (p + (1 - p) r)")
     axis.set_ylabel(f"highest rate within {shown[0]['slo_ms']:.0f} ms, requests/s")
