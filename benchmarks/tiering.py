@@ -39,7 +39,7 @@ from measurement import Measurement, arguments
 
 _LAB, _DUMMY_CPU = "lab", "dummy-cpu"
 _QUICK = {"rounds": 1, "seconds": 1.0, "common_seconds": 2.0, "questions": 60, "tolerance": 0.4}
-_ALONE = 10  # answers that the SLO is derived from
+_FIRST, _ALONE = 2, 5  # answers before anything is measured, and those that the SLO is derived from
 _COMMON_SHARE = 0.8
 _BEGIN = 0.9  # of what a way answers at saturation: where its first search begins
 _STEP, _LATER_STEP = 1.2, 1.09  # of the search: from the second round on about the rate is known
@@ -133,7 +133,7 @@ class _Comparison:
     def _derived_slo_ms(self) -> float:
         """After the first answers of every way, which may be slow."""
         for way in self._ways.values():
-            trials.alone_s(self._pair, way, _ALONE)
+            trials.alone_s(self._pair, way, _FIRST)
         alone_ms = 1000 * trials.alone_s(self._pair, self._ways[LARGE], _ALONE)
         self._say(LARGE, f"{alone_ms:.0f} ms alone")
         return self._pair.slo_factor * alone_ms
