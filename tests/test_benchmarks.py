@@ -82,6 +82,30 @@ def test_http_overhead(node: Node) -> None:
     assert target["cpu_ratio_auto_stream_32"] == row["auto", True, 32]["cpu_ratio"]
 
 
+@pytest.mark.engine
+def test_tiering(tmp_path: Path) -> None:
+    report = run("tiering.py", "--pair", "lab", "--plot", str(tmp_path / "table.png"))
+    assert report["benchmark"] == "tiering"
+    assert [target["name"] for target in report["targets"]] == [
+        "throughput_of_limit",
+        "p99_ratio",
+        "cost_ratio",
+        "large_share",
+        "quality_gap_points",
+    ]
+    large, tiered, length, small = report["results"]
+    assert [row["way"] for row in report["results"]] == ["all large", "tierserve", "by length", "all small"]
+    for row in (large, tiered, length):
+        assert row["highest_per_s"] > 0 and row["saturated_per_s"] > 0
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["cost_per_1000"] > 0 and row["requests"] > 0 and row["errors"] == 0
+    assert small["saturated_per_s"] > 0 and small["highest_per_s"] is None
+    assert large["large_share"] == large["limit"] == 1 and large["quality_gap_points"] == 0
+    assert 0 < tiered["large_share"] < 1
+    assert small["quality_pct"] < large["quality_pct"]
+    assert (tmp_path / "table.png").stat().st_size > 10_000
+
+
 def test_router_speed() -> None:
     report = run("router_speed.py")
     assert report["benchmark"] == "router_speed"
