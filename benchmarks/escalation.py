@@ -12,21 +12,23 @@ On held-out questions of the lab's traffic, through the running node (configs/la
 - first byte: of streams that commit, against the small tier alone, in alternation, one at a time; each prompt was
   routed before, so what routing takes is not in it (router_speed.py has that). Of the lab's questions, whose answers
   are short, and of answers of 64 tokens.
-- prewarm: first byte of escalated streams without and with it, of the same prompts, on one node after the other (two
-  nodes at once take each other's cores: idle workers wait by spinning); two models of 60 M and 510 M parameters without
-  weights, prompts of 600 to 900 tokens; every answer is doubted after 32 tokens.
+- prewarm: first byte of escalated streams without and with it, of the same prompts, on one node after the other; two
+  models of 60 M and 510 M parameters without weights, prompts of 600 to 900 tokens; every answer is doubted after 32
+  tokens. Each engine has a core of its own, as it would have GPUs of its own: where both share a device, reading in
+  advance takes from the small tier what it gives to the large one.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,7 +294,8 @@ def _of_prewarming(options: argparse.Namespace) -> tuple[float, list[Row]]:
         judging = {"threshold": 1.0, "hold_tokens": 32, "budget": None, "prewarm_band": 10.0}
         taken = []
         for prewarm in (False, True):
-            with _nodes(config | {"escalation": judging | {"prewarm": prewarm}}) as (node,):
+            with _one_thread(), _nodes(config | {"escalation": judging | {"prewarm": prewarm}}) as (node,):
+                _give_each_engine_a_core(node)
                 taken.append(asyncio.run(_escalated(node.url, times)))
                 hits = node.metric('tierserve_prewarms_total{result="hit"}')
     without, with_it = taken
@@ -301,6 +304,29 @@ def _of_prewarming(options: argparse.Namespace) -> tuple[float, list[Row]]:
         for name, taken in (("off", without), (f"on, {hits:.0f} of {times + 1} read in time", with_it))
     ]
     return statistics.median(without) / statistics.median(with_it), rows
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Engines that are started in the block compute on one thread each, wherever it is put."""
+    before = dict(os.environ)
+    os.environ.update({"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _give_each_engine_a_core(node: Node) -> None:
+    """The first engine that was started, the small one, on the first half of the cores, the large one on the rest."""
+    cores = sorted(os.sched_getaffinity(0))
+    engines = sorted((one for one in node.family() if "EngineCore" in one.name()), key=lambda one: one.create_time())
+    for first, one in zip((0, len(cores) // 2), engines, strict=True):
+        own = cores[first : first + max(1, len(cores) // 2)]
+        for process in (one, *one.children(recursive=True)):
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, own)
 
 
 async def _escalated(url: str, times: int) -> list[float]:
