@@ -13,7 +13,7 @@ On held-out questions of the lab's traffic, through the running node (configs/la
   routed before, so what routing takes is not in it (router_speed.py has that). Of the lab's questions, whose answers
   are short, and of answers of 64 tokens.
 - prewarm: first byte of escalated streams without and with it, of the same prompts, on one node after the other; two
-  models of 60 M and 510 M parameters without weights, prompts of 600 to 900 tokens; every answer is doubted after 32
+  models of 60 M and 510 M parameters without weights, prompts of 600 to 900 tokens; every answer is doubted after 64
   tokens. Each engine has a core of its own, as it would have GPUs of its own: where both share a device, reading in
   advance takes from the small tier what it gives to the large one.
 """
@@ -284,14 +284,14 @@ async def _alternated(url: str, prompts: Sequence[str], options: dict[str, Any])
 
 def _of_prewarming(options: argparse.Namespace) -> tuple[float, list[Row]]:
     """How many times earlier an escalated answer starts, and the rows. A quick run has the lab's models for it."""
-    times = 4 if options.quick else 20
+    times = 4 if options.quick else 12
     with tempfile.TemporaryDirectory() as folder:
         config = lab_config()
         config["router"] |= {"threshold": 10.0}
         if not options.quick:
             for size in ("small", "large"):
                 config["tiers"][size]["engine"] = engine(size, Path(folder))
-        judging = {"threshold": 1.0, "hold_tokens": 32, "budget": None, "prewarm_band": 10.0}
+        judging = {"threshold": 1.0, "hold_tokens": 64, "budget": None, "prewarm_band": 10.0}
         taken = []
         for prewarm in (False, True):
             with _one_thread(), _nodes(config | {"escalation": judging | {"prewarm": prewarm}}) as (node,):
@@ -333,7 +333,7 @@ async def _escalated(url: str, times: int) -> list[float]:
     """First bytes in seconds; each prompt is new, and the first is not counted."""
     rng = random.Random(6)
     taken = []
-    streamed = {"stream": True, "max_tokens": 40, "ignore_eos": True}
+    streamed = {"stream": True, "max_tokens": 72, "ignore_eos": True}
     async with aiohttp.ClientSession() as session:
         for _ in tqdm(range(times + 1), desc="escalated", mininterval=2):
             prompt = " ".join(str(rng.randrange(10)) for _ in range(rng.randrange(300, 450)))
