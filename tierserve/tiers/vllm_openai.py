@@ -70,9 +70,8 @@ _USAGE_EVENT = '"choices":[]'
 
 def parse(kind: Kind, body: Mapping[str, Any]) -> Any:
     """The caller's JSON as vLLM's request model. Raises RequestError for what can't be honoured."""
-    data = json.loads(json.dumps(body))  # vLLM's validators write into what they are given
     try:
-        request = _MODELS[kind].model_validate(data)
+        request = _MODELS[kind].model_validate(_copied(body))  # vLLM's validators write into what they are given
     except VLLMValidationError as error:
         raise RequestError(str(error), error.parameter) from None
     except ValidationError as error:
@@ -85,6 +84,12 @@ def parse(kind: Kind, body: Mapping[str, Any]) -> Any:
     _refuse_what_would_be_converted(request, body)
     _refuse_what_is_out_of_bounds(request, body)
     return request
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copied(part) for name, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
 def _refuse_what_would_be_ignored(request: Any) -> None:
@@ -122,7 +127,7 @@ def _refuse_what_would_be_converted(request: Any, body: Mapping[str, Any]) -> No
 
 def _refuse_what_is_out_of_bounds(request: Any, body: Mapping[str, Any]) -> None:
     for name in ("response_format", "structured_outputs", "tools"):
-        size = len(json.dumps(body.get(name)))
+        size = len(json.dumps(body[name])) if body.get(name) else 0
         if size > _LARGEST_GRAMMAR_BYTES:
             limit = f"{_LARGEST_GRAMMAR_BYTES} bytes of JSON"
             raise RequestError(f"`{name}` has {size} bytes; more than {limit} take too long to compile", name)
