@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -109,6 +110,7 @@ async def _live(
     await site.start()
     try:
         if await _load(router, tiers, end):
+            _settle()
             _announce(listener, tiers, await _routed(config.server.examples, router, tiers))
             await end.wait()
             await _drain(app, site, config.server.drain_s)
@@ -146,6 +148,12 @@ async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
     loading.cancel()
     await asyncio.wait({loading})
     return False
+
+
+def _settle() -> None:
+    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _drain(app: web.Application, site: web.SockSite, limit_s: float) -> None:

@@ -11,7 +11,7 @@ from tierserve.threads import load_beside
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.placement import check_placement, describe, share_a_device
 from tierserve.tiers.remote import RemoteTier
-from tierserve.tiers.vllm_tier import VllmTier, on_cpu
+from tierserve.tiers.vllm_tier import VllmTier, keep_environment, on_cpu
 
 if TYPE_CHECKING:
     from tierserve.config import TierConfig, TiersConfig
@@ -79,6 +79,8 @@ class TierPair:
                 start.close()
             await self.stop()
             raise (error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error) from None
+        if any(isinstance(tier, VllmTier) for tier in self):
+            keep_environment()
 
     async def stop(self) -> None:
         await asyncio.gather(*(tier.stop() for tier in self))

@@ -6,10 +6,12 @@ vLLM 0.32.0 (vllm/entrypoints/openai), which is pinned.
 
 import asyncio
 import json
+import logging
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
-from vllm.exceptions import VLLMError, VLLMValidationError
+from vllm.exceptions import GenerationError, VLLMError, VLLMValidationError
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
@@ -32,12 +34,25 @@ from tierserve.core import Call, Kind, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierserveError, TierUnavailable
 from tierserve.tiers.base import Listener, Reply, armed
 from tierserve.tiers.vllm_engine import heard_by
+from tierserve.tiers.vllm_plain import (
+    DONE,
+    AtOnce,
+    PlainChat,
+    PlainCompletion,
+    Raw,
+    Stream,
+    is_plain,
+    serves_plainly,
+    whole_chat,
+)
 from tierserve.tiers.vllm_tools import demanding
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from tierserve.config import TierConfig
+
+log = logging.getLogger(__name__)
 
 _MODELS: Mapping[Kind, type[Any]] = {Kind.CHAT: ChatCompletionRequest, Kind.COMPLETION: CompletionRequest}
 
@@ -71,9 +86,8 @@ _USAGE_EVENT = '"choices":[]'
 
 def parse(kind: Kind, body: Mapping[str, Any]) -> Any:
     """The caller's JSON as vLLM's request model. Raises RequestError for what can't be honoured."""
-    data = json.loads(json.dumps(body))  # vLLM's validators write into what they are given
     try:
-        request = _MODELS[kind].model_validate(data)
+        request = _MODELS[kind].model_validate(_copied(body))  # vLLM's validators write into what they are given
     except VLLMValidationError as error:
         raise RequestError(str(error), error.parameter) from None
     except ValidationError as error:
@@ -86,6 +100,12 @@ def parse(kind: Kind, body: Mapping[str, Any]) -> Any:
     _refuse_what_would_be_converted(request, body)
     _refuse_what_is_out_of_bounds(request, body)
     return request
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copied(part) for name, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
 def _refuse_what_would_be_ignored(request: Any) -> None:
@@ -137,7 +157,7 @@ def _refuse_what_would_be_converted(request: Any, body: Mapping[str, Any]) -> No
 
 def _refuse_what_is_out_of_bounds(request: Any, body: Mapping[str, Any]) -> None:
     for name in ("response_format", "structured_outputs", "tools"):
-        size = len(json.dumps(body.get(name)))
+        size = len(json.dumps(body[name])) if body.get(name) else 0
         if size > _LARGEST_GRAMMAR_BYTES:
             limit = f"{_LARGEST_GRAMMAR_BYTES} bytes of JSON"
             raise RequestError(f"`{name}` has {size} bytes; more than {limit} take too long to compile", name)
@@ -162,31 +182,22 @@ class OpenAILayer:
     def __init__(self, engine: "AsyncLLM", config: "TierConfig") -> None:
         self._engine = engine
         self._name = config.name
-        tools, tool_parser = config.tool_parser is not None, demanding(config.tool_parser)
         models = OpenAIServingModels(engine, [BaseModelPath(name=config.name, model_path=engine.model_config.model)])
-        self._renderer = OnlineRenderer(
-            model_config=engine.model_config,
-            renderer=engine.renderer,
-            request_logger=None,
-            chat_template=_read(config.chat_template),
-            chat_template_content_format="auto",
-            enable_auto_tools=tools,
-            tool_parser=tool_parser,
-            reasoning_parser=config.reasoning_parser,
-        )
-        self._chat = OpenAIServingChat(
-            engine,
-            models,
-            "assistant",
-            online_renderer=self._renderer,
-            request_logger=None,
-            chat_template=_read(config.chat_template),
-            chat_template_content_format="auto",
-            enable_auto_tools=tools,
-            tool_parser=tool_parser,
-            reasoning_parser=config.reasoning_parser,
-        )
-        self._completion = OpenAIServingCompletion(engine, models, online_renderer=self._renderer, request_logger=None)
+        template = {"chat_template": _read(config.chat_template), "chat_template_content_format": "auto"}
+        parsers = {
+            "enable_auto_tools": config.tool_parser is not None,
+            "tool_parser": demanding(config.tool_parser),
+            "reasoning_parser": config.reasoning_parser,
+        }
+        render = partial(OnlineRenderer, model_config=engine.model_config, request_logger=None, **template, **parsers)
+        self._renderer = render(renderer=engine.renderer)
+        common = {"request_logger": None, "online_renderer": self._renderer}
+        self._chat = OpenAIServingChat(engine, models, "assistant", **common, **template, **parsers)
+        self._completion = OpenAIServingCompletion(engine, models, **common)
+        at_once = {"request_logger": None, "online_renderer": render(renderer=AtOnce(engine.renderer))}
+        self._plain_chat = PlainChat(engine, models, "assistant", **at_once, **template)
+        self._plain_completion = PlainCompletion(engine, models, **common)
+        self._serves_plainly = serves_plainly(engine, self._chat)
 
     def warm_up(self) -> None:
         """Compile templates. Blocks for a fraction of a second."""
@@ -231,9 +242,13 @@ class OpenAILayer:
         """See Tier.generate."""
         request = self._request(call)
         wants_usage = call.stream and request.stream_options and request.stream_options.include_usage
+        plain = self._serves_plainly and is_plain(call.kind, request)
         if call.stream:
             request.stream_options = _with_usage(request.stream_options)
-        create = self._chat.create_chat_completion if call.kind is Kind.CHAT else self._completion.create_completion
+        if call.kind is Kind.CHAT:
+            create = (self._plain_chat if plain else self._chat).create_chat_completion
+        else:
+            create = (self._plain_completion if plain else self._completion).create_completion
         try:
             with heard_by(listener):
                 result = await create(request, None)
@@ -244,6 +259,8 @@ class OpenAILayer:
             raise asyncio.CancelledError  # the layer turns a cancellation into an answer that nobody waits for
         if isinstance(result, ErrorResponse):
             raise self._refusal(result.error)
+        if isinstance(result, Raw):
+            return await self._plainly(call, result, bool(wants_usage))
         if not call.stream:
             usage = Usage(result.usage.prompt_tokens, result.usage.completion_tokens or 0)
             return Reply(result.model_dump_json().encode(), usage=usage)
@@ -252,6 +269,55 @@ class OpenAILayer:
     def _request(self, call: Call) -> Any:
         """A copy for this tier: the layer writes into its request, and another tier may need the same one."""
         return _parsed(call).model_copy(update={"model": self._name, "request_id": call.id})
+
+    async def _plainly(self, call: Call, raw: Raw, wants_usage: bool) -> Reply:
+        if call.stream:
+            return await self._plain_stream(call.kind, raw, wants_usage)
+        try:
+            async for output in raw.outputs:
+                whole = output
+            body, usage = whole_chat(raw, whole, self._chat.system_fingerprint)
+        except Exception as error:
+            raise self._translated(error) from error
+        return Reply(body, usage=usage)
+
+    async def _plain_stream(self, kind: Kind, raw: Raw, wants_usage: bool) -> Reply:
+        stream = Stream(kind, raw, self._chat.system_fingerprint, self._chat.parser_cls is not None)
+        reply = Reply(usage=stream.usage)
+        try:
+            reply.events = await armed(self._plain_events(stream, raw, reply, wants_usage))
+        except Exception as error:
+            raise self._refusal(create_error_response(error).error) from error
+        return reply
+
+    async def _plain_events(
+        self, stream: Stream, raw: Raw, reply: Reply, wants_usage: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """After an empty one, which says that there are some: an error before that is raised, not told."""
+        begun = False
+        async with aclosing(raw.outputs):
+            try:
+                async for output in raw.outputs:
+                    if stream.opening and not begun:
+                        begun = True
+                        yield b""
+                        yield stream.opening
+                    event = stream.event(output)
+                    if event and not begun:
+                        begun = True
+                        yield b""
+                    if event:
+                        yield event
+            except Exception as error:
+                if not begun:
+                    raise
+                log.warning("%s broke off a stream: %s", self._name, type(error).__name__)
+                reply.broken = True
+                yield b"data: " + self._error(error) + b"\n\n"
+            else:
+                if wants_usage:
+                    yield stream.usage_event()
+            yield DONE
 
     async def _opened(self, chunks: AsyncGenerator[str, None], wants_usage: bool) -> Reply:
         """A streamed reply, once its first event is there and is not an error."""
@@ -283,6 +349,14 @@ class OpenAILayer:
                 yield chunk.encode()
         finally:
             await chunks.aclose()
+
+    def _error(self, error: Exception) -> bytes:
+        """As the layer tells it within a stream."""
+        if isinstance(error, GenerationError):
+            told: str = self._chat._convert_generation_error_to_streaming_response(error)
+        else:
+            told = self._chat.create_streaming_error_response(error)
+        return told.encode()
 
     def _translated(self, error: Exception) -> TierserveError | Exception:
         """An exception of vLLM's in our tree; one that is nobody's known fault stays itself, to be logged."""

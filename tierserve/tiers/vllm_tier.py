@@ -214,6 +214,15 @@ def on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
+def keep_environment() -> None:
+    """Let vLLM read the environment once and for all: it asks for a variable with each token, 3 microseconds each time.
+    For when no engine is still to be built, which writes into it. Imports vLLM.
+    """
+    from vllm.envs import enable_envs_cache
+
+    enable_envs_cache()
+
+
 def _prepare_environment() -> None:
     """What vLLM and its processes read from the environment; a value that the operator set stays."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
