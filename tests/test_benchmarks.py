@@ -47,10 +47,10 @@ def test_load(node: Node) -> None:
         assert (row["requests"], row["errors"], row["unfinished"]) == (12, 0, 0)
         assert row["requests_per_s"] > 0 and row["output_tokens_per_s"] > 0
         assert 0 < row["ttft_p50_ms"] <= row["e2e_p50_ms"] <= row["e2e_p99_ms"]
-        assert row["escalated_share"] == 0
+        assert 0 <= row["escalated_share"] <= 1
     assert set(routed["answered_by"]) <= {"lab-small", "lab-large"}
     assert routed["large_share"] == routed["answered_by"].get("lab-large", 0) / 12
-    assert (small["answered_by"], small["large_share"]) == ({"lab-small": 12}, 0)
+    assert (small["answered_by"], small["large_share"], small["escalated_share"]) == ({"lab-small": 12}, 0, 0)
     assert small["cost_of_all_large"] == pytest.approx(0.1)
 
 

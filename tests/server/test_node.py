@@ -50,7 +50,9 @@ def post(node: Node, path: str, body: bytes, headers: dict[str, str] | None = No
 
 @pytest.mark.parametrize(("prompt", "tier"), [(SIMPLE, "lab-small"), (HARD, "lab-large")])
 def test_a_prompt_is_routed_by_its_score(client: openai.OpenAI, prompt: str, tier: str) -> None:
-    raw = client.chat.completions.with_raw_response.create(model="auto", messages=said(prompt), max_tokens=8)
+    raw = client.chat.completions.with_raw_response.create(
+        model="auto", messages=said(prompt), max_tokens=8, temperature=0
+    )
     answer = raw.parse()
     assert answer.model == raw.headers["x-tierserve-tier"] == tier
     assert (float(raw.headers["x-tierserve-score"]) <= 4) == (tier == "lab-small")
@@ -444,7 +446,8 @@ def test_many_callers_at_once_each_get_their_own_answer(node: Node) -> None:
     answers: dict[int, Any] = {}
 
     def ask(number: int) -> None:
-        body = {"messages": said((SIMPLE, HARD)[number % 2]), "max_tokens": 4 + number % 5, "stream": False}
+        prompt, tokens = (SIMPLE, HARD)[number % 2], 4 + number % 5
+        body = {"messages": said(prompt), "max_tokens": tokens, "stream": False, "temperature": 0}
         status, headers, answer = post(
             node, "/v1/chat/completions", json.dumps(body).encode(), {"x-request-id": f"number-{number}"}
         )

@@ -185,6 +185,7 @@ async def test_more_than_a_text_is_left_to_the_layer(options: dict[str, Any]) ->
 async def test_a_plain_answer_is_heard(tier: VllmTier) -> None:
     class Ear:
         alternatives = 0
+        impatient = False
         text, tokens = "", 0
 
         def hear(self, heard: Heard) -> None:
