@@ -50,7 +50,11 @@ _AT_ONCE = 32
 _LONGEST = 96
 _ROUTED_ABOVE = 4.0
 _THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.01)
-_ESTIMATORS = (("mean", 1), ("minimum", 2), ("entropy", 8))
+_ESTIMATORS = (
+    EscalationConfig(),
+    EscalationConfig(statistic="minimum", window=2),
+    EscalationConfig(statistic="entropy", window=8),
+)
 _LONG_ANSWER = {"max_tokens": 64, "ignore_eos": True}
 Row = dict[str, Any]
 _ROW = ("measured", "by", "threshold", "right_pct", "large_pct", "wasted_tokens_pct", "first_byte_ms", "p90_ms")
@@ -225,9 +229,9 @@ def _estimates(
     questions: Sequence[Question], answers: dict[str, list[Said]], small: Any, tokens: Any
 ) -> Iterable[tuple[str, Any, Any, Any]]:
     """Of each estimator the confidences, which answers were right in its form, and how many tokens they took."""
-    for statistic, window in _ESTIMATORS:
-        confidences = [STATISTICS[statistic](said.logprobs, window) for said in answers["small"]]
-        yield f"logprob {statistic}{'' if statistic == 'mean' else f' {window}'}", np.array(confidences), small, tokens
+    for judge in _ESTIMATORS:
+        confidences = [STATISTICS[judge.statistic](said.logprobs, judge.window) for said in answers["small"]]
+        yield judge.judged_by, np.array(confidences), small, tokens
     for position in Position:
         said = answers[f"structured {position}"]
         read_as = [read(one.text) for one in said]

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -18,7 +18,9 @@ from tierserve.telemetry.logs import configured
 from tierserve.tiers.base import Tier
 from tierserve.tiers.pair import TierPair, build_tiers
 
-AT_ONCE: Final = 64
+Result = TypeVar("Result")
+
+_AT_ONCE: Final = 64
 # The longest answer of the tasks, in the structured form, has 25 tokens.
 LONGEST: Final = 96
 
@@ -45,14 +47,25 @@ async def engines(config: Path) -> AsyncIterator[TierPair]:
 
 async def ask(tier: Tier, questions: Sequence[Question], order: Position | None = None) -> list[Said]:
     """Answers at temperature 0, in plain text or, with an order, in the structured form."""
-    slots = asyncio.Semaphore(AT_ONCE)
-    with tqdm(total=len(questions), desc=f"{tier.name}, {order or 'plain'}", mininterval=2) as progress:
 
-        async def one(number: int, question: Question) -> Said:
+    async def said(number: int, question: Question) -> Said:
+        return await _ask(tier, question, order, f"lab-{tier.name}-{order}-{number}")
+
+    return await for_each(questions, said, f"{tier.name}, {order or 'plain'}")
+
+
+async def for_each(
+    questions: Sequence[Question], answer: Callable[[int, Question], Awaitable[Result]], what: str
+) -> list[Result]:
+    """`answer(number, question)` of each, many at once; with a progress bar."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+    with tqdm(total=len(questions), desc=what, mininterval=2) as progress:
+
+        async def one(number: int, question: Question) -> Result:
             async with slots:
-                said = await _ask(tier, question, order, f"lab-{tier.name}-{order}-{number}")
+                result = await answer(number, question)
             progress.update()
-            return said
+            return result
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(number, question)) for number, question in enumerate(questions)]

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm  # type: ignore[import-untyped]
-
 from tierserve.confidence.judge import judge_for
 from tierserve.config import EscalationConfig, load
 from tierserve.core import Call, Kind, Prompt, Role
 from tierserve.errors import ConfigError
-from tierserve.lab.asking import AT_ONCE, LONGEST, engines
+from tierserve.lab.asking import LONGEST, engines, for_each
 from tierserve.lab.question import Question, Split
 from tierserve.lab.tasks import mix
 from tierserve.tiers.base import Tier
@@ -29,18 +27,12 @@ async def _rows(config: Path, questions: Sequence[Question]) -> list[dict[str, A
     escalation = load(config).escalation
     if escalation is None:
         raise ConfigError(f"{config}: escalation", "is off", "say how answers are to be judged")
-    slots = asyncio.Semaphore(AT_ONCE)
-    with tqdm(total=len(questions), desc=escalation.judged_by, mininterval=2) as progress:
+    async with engines(config) as pair:
 
-        async def one(number: int, question: Question) -> dict[str, Any]:
-            async with slots:
-                row = await _judged(pair[Role.SMALL], question, escalation, f"judged-{number}")
-            progress.update()
-            return row
+        async def judged(number: int, question: Question) -> dict[str, Any]:
+            return await _judged(pair[Role.SMALL], question, escalation, f"judged-{number}")
 
-        async with engines(config) as pair, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(number, question)) for number, question in enumerate(questions)]
-    return [task.result() for task in tasks]
+        return await for_each(questions, judged, escalation.judged_by)
 
 
 async def _judged(tier: Tier, question: Question, escalation: EscalationConfig, id: str) -> dict[str, Any]:

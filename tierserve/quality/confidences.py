@@ -8,7 +8,7 @@ Isotonic regression (Zadrozny and Elkan, KDD 2002): the order stays, the numbers
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tierserve.confidence.calibration import Calibration
 from tierserve.errors import ConfigError
 from tierserve.quality.answers import auroc, calibration_error
+from tierserve.quality.outcomes import lines
 
 _REMEDY: Final = 'rows look like {"confidence": 0.93, "right": 1, "estimator": "logprob mean"}'
 _LEAST: Final = 100
@@ -48,7 +49,7 @@ class Report:
 
 def read_judged(paths: Sequence[Path]) -> Judged:
     """The rows of all files, which must be of one estimator. Raises ConfigError, with file and line."""
-    rows = [row for path in paths for row in _rows(path)]
+    rows = [_row(line, where) for path in paths for line, where in lines(path)]
     if not rows:
         raise ConfigError(", ".join(map(str, paths)), "holds no judged answers", _REMEDY)
     estimators = sorted({estimator for estimator, _, _ in rows})
@@ -90,16 +91,6 @@ def _knots(confidences: NDArray[np.float64], right: NDArray[np.float64]) -> tupl
 
     fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(confidences, right)
     return fitted.X_thresholds_, fitted.y_thresholds_
-
-
-def _rows(path: Path) -> Iterator[tuple[str, float, float]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"can't be read ({error})", _REMEDY) from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _row(line, f"{path}: line {number}")
 
 
 def _row(line: str, where: str) -> tuple[str, float, float]:

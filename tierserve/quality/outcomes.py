@@ -79,7 +79,7 @@ def read_outcomes(paths: Sequence[Path]) -> Outcomes:
 
 def read_prompts(path: Path) -> list[Prompt]:
     """The different prompts of a file: rows as above, of which `prompt` and `turns` are read. Raises ConfigError."""
-    prompts = list(dict.fromkeys(_prompt(_json(line, where), where) for line, where in _lines(path)))
+    prompts = list(dict.fromkeys(_prompt(_json(line, where), where) for line, where in lines(path)))
     if not prompts:
         raise ConfigError(str(path), "holds no prompts", 'rows look like {"prompt": "..."}')
     return prompts
@@ -87,12 +87,12 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _rows(path: Path) -> Iterator[tuple[Prompt, float, float, str, str]]:
     default = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    for line, where in _lines(path):
+    for line, where in lines(path):
         yield _row(line, where, default)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not empty, and where it stands."""
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line of JSON Lines that is not empty, and where it stands. Raises ConfigError."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
