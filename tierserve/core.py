@@ -93,6 +93,17 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the name of their key, empty where the node has no keys; the tiers that it may have. Of two requests
+    that wait, the one with the lower `priority` is served first. `admin`: may see what the node knows of all."""
+
+    key: str = ""
+    priority: int = 0
+    tiers: frozenset[Role] = frozenset(Role)
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One accepted request.
 
@@ -109,6 +120,7 @@ class Call:
     forced: tuple[Role, Cause] | None = None
     parsed: Any = None
     conversation: Conversation | None = None
+    caller: Caller = Caller()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +189,23 @@ class Judgement:
     prewarm: Prewarm | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request cost, with the answer that was thrown away where it escalated, and what the large tier alone would
+    have cost; both in the money of the configured price."""
+
+    spent: float
+    all_large: float
+
+
 @dataclass(slots=True)
 class Outcome:
     """How one request went: the single record that metrics, cost and logs read. Times are seconds since arrival.
 
     `first_byte_s` is when the first byte of the answer was at hand: for a stream its first event, else the whole.
     `decision` and `tier` are None when the request ended before one was made; `judgement` is None where the answer was
-    not judged. `usage` is of the answer that the caller got.
+    not judged. `usage` is of the answer that the caller got. `queue_s` is how long the request waited for room in a
+    tier. `cost` is None where no prices are configured.
     """
 
     call: Call
@@ -193,5 +215,7 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     route_s: float | None = None
     first_byte_s: float | None = None
+    queue_s: float = 0.0
     total_s: float = 0.0
     judgement: Judgement | None = None
+    cost: Cost | None = None

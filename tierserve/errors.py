@@ -7,6 +7,12 @@ TierserveError
 ├── RequestError           the caller's request is at fault; says what to change
 │   ├── UnknownModel       `model` is neither `auto` nor a tier's name
 │   └── ContextOverflow    the prompt, with the output asked for, does not fit the tier's context
+├── Refused                the node does not take the request on
+│   ├── Unauthorized       no key, or none that is known
+│   ├── Forbidden          the key is known, and may not do this
+│   ├── RateLimited        the key's limit is used up; says when to come again
+│   └── Overloaded         the node's queue is full; says when to come again
+├── DeadlineExceeded       the caller's time was over before the answer was there
 └── TierUnavailable        the tier can't answer now (loading, dead, unreachable)
     └── TierBusy           the tier's queue is full
 """
@@ -48,6 +54,34 @@ class UnknownModel(RequestError):
 
 class ContextOverflow(RequestError):
     code = "context_length_exceeded"
+
+
+class Refused(TierserveError):
+    """The node does not take the request on. `retry_after_s`: when to come again, where that would help."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unauthorized(Refused):
+    """The request carries no key, or none that is known here."""
+
+
+class Forbidden(Refused):
+    """The key is known, and may not do this."""
+
+
+class RateLimited(Refused):
+    """The key's limit is used up."""
+
+
+class Overloaded(Refused):
+    """The node's queue is full."""
+
+
+class DeadlineExceeded(TierserveError):
+    """The caller's time was over before the answer was there."""
 
 
 class TierUnavailable(TierserveError):

@@ -1,11 +1,23 @@
 """Errors as HTTP: the only place that knows which error gets which status."""
 
 import json
+import math
 from http import HTTPStatus
 
 from aiohttp import web
 
-from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
+from tierserve.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    Overloaded,
+    RateLimited,
+    Refused,
+    RequestError,
+    TierserveError,
+    TierUnavailable,
+    Unauthorized,
+    UnknownModel,
+)
 
 PATHS = (
     "/v1/chat/completions",
@@ -30,6 +42,17 @@ def refusal(error: TierserveError | web.HTTPException) -> web.Response:
             status, kind = HTTPStatus.NOT_FOUND, "invalid_request_error"
         case RequestError():
             status, kind = HTTPStatus.BAD_REQUEST, "invalid_request_error"
+        case Unauthorized():
+            status, kind = HTTPStatus.UNAUTHORIZED, "authentication_error"
+            headers["www-authenticate"] = "Bearer"
+        case Forbidden():
+            status, kind = HTTPStatus.FORBIDDEN, "permission_error"
+        case RateLimited():
+            status, kind = HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"
+        case Overloaded():
+            status, kind = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
+        case DeadlineExceeded():
+            status, kind = HTTPStatus.REQUEST_TIMEOUT, "timeout"
         case TierUnavailable():
             status, kind = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
             headers["retry-after"] = _RETRY_AFTER_S
@@ -39,6 +62,8 @@ def refusal(error: TierserveError | web.HTTPException) -> web.Response:
             headers = {name: value for name, value in error.headers.items() if name.lower() == "allow"}
         case _:
             return fault()
+    if isinstance(error, Refused) and error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     body = _body(_message(error), kind, getattr(error, "param", None), getattr(error, "code", None))
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
