@@ -215,7 +215,7 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     route_s: float | None = None
     first_byte_s: float | None = None
-    queue_s: float = 0.0
     total_s: float = 0.0
     judgement: Judgement | None = None
+    queue_s: float = 0.0
     cost: Cost | None = None
