@@ -13,25 +13,26 @@ from tierserve.telemetry.metrics import Metrics
 _HEAD = """\
 # Reference
 
-Every option of a node's configuration, and every metric that it exports. Written by `tierserve reference`; what the parts
-are for is in [OPERATIONS.md](OPERATIONS.md) and in the project's [README](../README.md).
+Every option of a node's configuration, and every metric that it exports. Written by `tierserve reference`; what the
+parts are for is in [OPERATIONS.md](OPERATIONS.md) and in the project's [README](../README.md).
 
-The `*.yaml` files here are whole configurations to start from. In a file the options stand indented under their section:
-`router.encoder.threads` below is `threads` under `encoder:` under `router:`. An unknown option stops the start.
+The `*.yaml` files here are whole configurations to start from. In a file the options stand indented under their
+section: `router.encoder.threads` below is `threads` under `encoder:` under `router:`. An unknown option stops the start.
 """
 _OPTIONS_HEAD = "| option | type | default | |\n|---|---|---|---|"
 _METRICS_HEAD = """\
 ## Metrics
 
-At `GET /metrics`, in Prometheus' text format. A histogram has the series `_bucket`, `_sum` and `_count`. Every series of
-labels that are known beforehand exists from the start, at zero.
+At `GET /metrics`, in Prometheus' text format. A histogram has the series `_bucket`, `_sum` and `_count`. Every series
+whose labels are known beforehand exists from the start, at zero.
 
 | metric | type | labels | |
 |---|---|---|---|"""
 _ENGINES = """\
-Beside these stand vLLM's own, `vllm:*`, of each tier that is an engine in this process; the label `model_name` is the tier's
-name. They are vLLM's to define, among them: queue and cache use (`vllm:num_requests_running`, `vllm:num_requests_waiting`,
-`vllm:kv_cache_usage_perc`), prefix cache (`vllm:prefix_cache_hits_total`), and its own times. `process_*` and `python_*` are of the node's process, without its engines'.
+Beside these stand vLLM's own, `vllm:*`, of each tier that is an engine in this process; the label `model_name` is the
+tier's name. They are vLLM's to define, among them queue and cache use (`vllm:num_requests_running`,
+`vllm:num_requests_waiting`, `vllm:kv_cache_usage_perc`) and the prefix cache (`vllm:prefix_cache_hits_total`).
+`process_*` and `python_*` are of the node's process, without its engines'.
 """
 
 Schema = dict[str, Any]
