@@ -17,7 +17,7 @@ Every option of a node's configuration, and every metric that it exports. Writte
 parts are for is in [OPERATIONS.md](OPERATIONS.md) and in the project's [README](../README.md).
 
 The `*.yaml` files here are whole configurations to start from. In a file the options stand indented under their
-section: `router.encoder.threads` below is `threads` under `encoder:` under `router:`. An unknown option stops the start.
+section: `router.encoder.threads` below is `threads` under `encoder:` under `router:`. An unknown one stops the start.
 """
 _OPTIONS_HEAD = "| option | type | default | |\n|---|---|---|---|"
 _METRICS_HEAD = """\
