@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,10 +65,11 @@ class Caller:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def answer(self) -> Answer:
+    async def answer(self, without_body: bool = False) -> Answer:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
-        return Answer(int(head[0].split()[1]), headers, await self._body(headers))
+        body = b"" if without_body else await self._body(headers)
+        return Answer(int(head[0].split()[1]), headers, body)
 
     async def _body(self, headers: dict[str, str]) -> bytes:
         if "content-length" in headers:
@@ -96,6 +97,14 @@ class Caller:
             await self.writer.wait_closed()
         except ConnectionError:
             pass
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait; that it never comes true is a test's timeout."""
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

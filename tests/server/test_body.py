@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.server.running import Surface, chat, request, surface
+from tests.server.running import chat, request, surface, until
 from tierserve.config import LimitsConfig
 from tierserve.errors import RequestError
 from tierserve.server.api import BODIES
@@ -178,7 +178,7 @@ async def test_nothing_compressed_is_unpacked(coding: str) -> None:
 async def test_a_body_said_to_be_too_large_is_refused_before_it_comes() -> None:
     async with surface(max_body_mb=0.01) as node:
         caller = await node.connect()
-        await caller.send(request(b"x" * 10_486)[: -10_486])
+        await caller.send(request(b"x" * 10_486)[:-10_486])
         answer = await caller.answer()
         assert answer.status == 413
         assert "server.max_body_mb" in answer.error["message"]
@@ -224,17 +224,12 @@ async def test_a_body_that_drips_is_a_408() -> None:
         await caller.close()
 
 
-async def held(node: Surface, at_least: int) -> None:
-    while node.app[BODIES].held_bytes < at_least:
-        await asyncio.sleep(0.01)
-
-
 async def test_all_bodies_that_come_in_together_are_bounded() -> None:
     async with surface(limits={"reading_mb": 0.1}) as node:
         first = await node.connect()
         whole = request(b"x" * 80_000)
         await first.send(whole[:-1])
-        await held(node, 60_000)
+        await until(lambda: node.app[BODIES].held_bytes > 60_000)
         second = await node.connect()
         await second.send(request(b"y" * 80_000)[:-1])
         answer = await second.answer()
@@ -242,7 +237,7 @@ async def test_all_bodies_that_come_in_together_are_bounded() -> None:
         assert answer.headers["retry-after"] == "1"
         await first.send(whole[-1:])
         assert (await first.answer()).status == 400, "no JSON, but it was read"
-        await held(node, 0)
+        await until(lambda: not node.app[BODIES].held_bytes)
         await first.close()
         await second.close()
 
@@ -251,7 +246,6 @@ async def test_a_caller_that_leaves_in_the_middle_of_a_body_leaves_nothing_held(
     async with surface() as node:
         caller = await node.connect()
         await caller.send(request(b"x" * 80_000)[:-1])
-        await held(node, 60_000)
+        await until(lambda: node.app[BODIES].held_bytes > 60_000)
         await caller.close()
-        while node.app[BODIES].held_bytes:
-            await asyncio.sleep(0.01)
+        await until(lambda: not node.app[BODIES].held_bytes)

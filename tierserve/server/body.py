@@ -153,11 +153,15 @@ def _check_parts(messages: Any, limits: LimitsConfig) -> None:
 
 def _check_choices(body: Mapping[str, Any], limits: LimitsConfig) -> None:
     prompt = body.get("prompt")
-    several = isinstance(prompt, list) and prompt and type(prompt[0]) is not int  # else token ids of a single one
-    prompts = len(prompt) if several else 1
-    each = max((value for name in ("n", "best_of") if type(value := body.get(name)) in (int, float)), default=1)
-    if prompts * each > limits.choices:
-        raise _too_many(f"{prompts} prompts ask for {prompts * each} answers", limits.choices, "choices", "prompt")
+    # What is not a list of prompts is one: a text, or its token ids.
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and type(prompt[0]) is not int else 1
+    asked = prompts * max(_number(body.get("n")), _number(body.get("best_of")))
+    if asked > limits.choices:
+        raise _too_many(f"{prompts} prompts ask for {asked:g} answers", limits.choices, "choices", "prompt")
+
+
+def _number(value: Any) -> float:
+    return value if type(value) in (int, float) else 1
 
 
 def _check_shape(body: Mapping[str, Any], limits: LimitsConfig) -> None:
