@@ -21,7 +21,7 @@ LAYERS = [
     {"escalation"},
     {"pipeline"},
     {"quality"},
-    {"server"},
+    {"server", "reference"},
     {"lab"},
     {"cli"},
     {"__main__"},

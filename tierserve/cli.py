@@ -8,6 +8,7 @@
     tierserve distill --prompts FILE --out HEAD       fit what the assessor says of prompts into a head
     tierserve evaluate --data FILES                   how well scorers spend the large model's calls
     tierserve schema                                  JSON Schema of the file, for editors
+    tierserve reference                               every option and metric, as Markdown
 
 Heavy imports stand in the commands that need them: `tierserve --help` answers at once.
 """
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     with_config(command("check", _check, "check a configuration without loading a model"))
     command("schema", _schema, "print the configuration's JSON Schema")
+    command("reference", _reference, "print every option and every metric as Markdown")
     route = with_config(command("route", _route, "print the decision for a prompt"))
     route.add_argument("prompt", help="the text to score; - reads it from standard input")
     route.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -180,6 +182,13 @@ def _schema(arguments: argparse.Namespace) -> int:
     from tierserve.config import schema
 
     print(schema())
+    return 0
+
+
+def _reference(arguments: argparse.Namespace) -> int:
+    from tierserve.reference import reference
+
+    print(reference(), end="")
     return 0
 
 

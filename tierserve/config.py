@@ -9,6 +9,7 @@ Engine options are handed to vLLM as they stand; tiers/vllm_options.py checks th
 
 import difflib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -345,6 +346,13 @@ class TierConfig(Section):
     reasoning_parser: str = Field("", description="vLLM's parser for reasoning models; none by default.")
     chat_template: str | None = Field(None, description="A Jinja file that replaces the model's own template.")
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs its engine runs on; 1 where there is none."""
+        engine = self.engine or {}
+        kinds = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+        return math.prod(int(engine.get(kind) or 1) for kind in kinds)
+
     @model_validator(mode="after")
     def _is_one_kind(self) -> "TierConfig":
         if (self.engine is None) == (self.remote is None):
@@ -378,6 +386,46 @@ class LogConfig(Section):
     )
 
 
+class TokenSecondsConfig(Section):
+    """Seconds of a tier, fully loaded, for a million tokens."""
+
+    prompt: float = Field(ge=0, description="For a million tokens read.")
+    completion: float = Field(ge=0, description="For a million tokens written.")
+
+
+class TierCostConfig(Section):
+    """What a tier's work costs."""
+
+    gpu_share: float | None = Field(
+        None,
+        gt=0,
+        description="The tier's part of the host's price; 1 is the whole. Default: its engine's GPUs among those of "
+        "both tiers. Required of a remote tier.",
+    )
+    seconds_per_million: TokenSecondsConfig | None = Field(
+        None,
+        description="Seconds for which a million tokens occupy the whole tier when it is fully loaded. Default: "
+        "measured while the node serves.",
+    )
+
+
+class CostConfig(Section):
+    """What requests cost, and would have cost on the large tier alone."""
+
+    price_per_host_hour: float = Field(gt=0, description="The host's price for an hour, in any money.")
+    prompt_weight: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Where seconds are measured: what reading a token takes, as a part of what writing one does.",
+    )
+    small: TierCostConfig = TierCostConfig()
+    large: TierCostConfig = TierCostConfig()
+
+    def __getitem__(self, role: Role) -> TierCostConfig:
+        return self.small if role is Role.SMALL else self.large
+
+
 class NodeConfig(Section):
     """One node: a router and two tiers behind one OpenAI-compatible endpoint."""
 
@@ -388,6 +436,10 @@ class NodeConfig(Section):
     )
     tiers: TiersConfig
     log: LogConfig = LogConfig()
+    cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(
+        None,
+        description="What the host costs, so that the node tells what requests do; `off`, the default: it does not.",
+    )
 
     @model_validator(mode="after")
     def _queues_can_be_counted(self) -> "NodeConfig":
@@ -397,6 +449,14 @@ class NodeConfig(Section):
                 raise ValueError(
                     f"router.load needs tiers.{role}.remote.max_num_seqs, to know when requests wait there"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _costs_have_shares(self) -> "NodeConfig":
+        for role in Role if self.cost is not None else ():
+            assert self.cost is not None
+            if self.tiers[role].remote is not None and self.cost[role].gpu_share is None:
+                raise ValueError(f"cost.{role}.gpu_share is missing: of a remote tier it can't be told")
         return self
 
     @model_validator(mode="after")

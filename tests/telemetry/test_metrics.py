@@ -1,11 +1,15 @@
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from tierserve.core import (
     Call,
+    Caller,
     Cause,
+    Cost,
     Decision,
     Doubt,
     Judgement,
@@ -47,7 +51,7 @@ def test_an_outcome_is_counted_once_in_each_series() -> None:
     assert found[key("tierserve_route_seconds_bucket", cause="score", le="0.005")] == 1
     assert found[key("tierserve_route_seconds_bucket", cause="score", le="0.0025")] == 0
     assert found[key("tierserve_first_byte_seconds_sum", tier="s")] == 0.03
-    assert found[key("tierserve_request_seconds_sum", tier="s")] == 0.2
+    assert found[key("tierserve_request_seconds_sum", tier="s", status="ok")] == 0.2
     assert found[key("tierserve_score_bucket", le="3.0")] == 1
 
 
@@ -56,13 +60,46 @@ def test_a_request_that_never_got_to_a_tier_is_counted_too() -> None:
     metrics.record(Outcome(CALL, Status.UNAVAILABLE))
     found = samples(metrics)
     assert found[key("tierserve_requests_total", tier="none", cause="none", status="unavailable")] == 1
-    assert found[key("tierserve_request_seconds_count", tier="s")] == 0
+    assert found[key("tierserve_request_seconds_count", tier="s", status="unavailable")] == 0
 
 
 def test_series_stand_at_zero_from_the_start() -> None:
-    found = samples(Metrics(["s", "l"]))
+    metrics = Metrics(["s", "l"])
+    found = samples(metrics)
     for cause in Cause:
-        assert found[key("tierserve_requests_total", tier="l", cause=cause, status="ok")] == 0
+        for status in Status:
+            assert found[key("tierserve_requests_total", tier="l", cause=cause, status=status)] == 0
+    for family in metrics.registry.collect():
+        assert family.samples, f"{family.name} has no series before the first request"
+
+
+def test_an_outcome_adds_no_series_that_was_not_there_from_the_start() -> None:
+    """A counter that appears with a value has, for Prometheus, never risen."""
+    metrics = Metrics(["s", "l"])
+    before = set(samples(metrics))
+    decision = Decision(Role.LARGE, Cause.ESCALATION, 3)
+    for status in Status:
+        metrics.record(Outcome(CALL, status, decision, "l", Usage(1, 2), 0.1, 0.2, 0.3))
+        metrics.record(Outcome(CALL, status, decision if status is not Status.OK else None, "l"))
+        if status is not Status.OK:
+            metrics.record(Outcome(CALL, status))
+    judged = Outcome(CALL, Status.OK, decision, "l", judgement=Judgement(0.1, Doubt.LOW, True), cost=Cost(1, 2, 3))
+    metrics.record(judged)
+    for refused in (400, 401, 403, 404, 405, 408, 413, 429, 500, 503):
+        metrics.count_refusal(refused)
+    assert {name for name in set(samples(metrics)) - before if "none" not in dict(name[1]).values()} == set()
+
+
+def test_time_per_token_is_a_whole_streams() -> None:
+    metrics, stream = Metrics(["s", "l"]), replace(CALL, stream=True)
+    decision = Decision(Role.SMALL, Cause.SCORE, 2)
+    metrics.record(Outcome(stream, Status.OK, decision, "s", Usage(3, 11), 0.1, 0.5, 1.5))
+    metrics.record(Outcome(stream, Status.OK, decision, "s", Usage(3, 1), 0.1, 0.5, 0.5))  # no token after the first
+    metrics.record(Outcome(stream, Status.CANCELLED, decision, "s", Usage(3, 11), 0.1, 0.5, 1.5))
+    metrics.record(Outcome(CALL, Status.OK, decision, "s", Usage(3, 11), 0.1, 1.5, 1.5))
+    found = samples(metrics)
+    assert found[key("tierserve_inter_token_seconds_count", tier="s")] == 1
+    assert found[key("tierserve_inter_token_seconds_sum", tier="s")] == pytest.approx(0.1)
 
 
 def test_no_series_tells_when_another_was_made() -> None:
@@ -148,3 +185,21 @@ def test_a_judgement_is_counted_by_what_came_of_it() -> None:
     assert found[key("tierserve_prewarms_total", result="hit")] == 1
     assert found[key("tierserve_prewarms_total", result="unused")] == 1
     assert found[key("tierserve_prewarms_total", result="late")] == 0
+
+
+def test_money_is_counted_by_tier_and_key() -> None:
+    metrics, mine = Metrics(["s", "l"]), replace(CALL, caller=Caller("mine"))
+    small, large = Decision(Role.SMALL, Cause.SCORE), Decision(Role.LARGE, Cause.ESCALATION)
+    metrics.record(Outcome(mine, Status.OK, small, "s", cost=Cost(1, 5)))
+    metrics.record(Outcome(mine, Status.OK, large, "l", cost=Cost(7, 5, 2)))
+    metrics.record(Outcome(CALL, Status.OK, small, "s", cost=Cost(0.5, 2)))
+    metrics.record(Outcome(CALL, Status.OK, small, "s"))
+    found = samples(metrics)
+    assert found[key("tierserve_cost_total", tier="s", key="mine")] == 1
+    assert found[key("tierserve_cost_total", tier="l", key="mine")] == 7
+    assert found[key("tierserve_cost_total", tier="s", key="")] == 0.5
+    assert found[key("tierserve_cost_all_large_total", key="mine")] == 10
+    assert found[key("tierserve_cost_saved", key="mine")] == 2
+    assert found[key("tierserve_cost_saved", key="")] == 1.5
+    assert found[key("tierserve_cost_wasted_total")] == 2
+    assert found[key("tierserve_cost_unpriced_requests_total")] == 1

@@ -24,6 +24,7 @@ from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
+from tierserve.server.costing import Costing
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
@@ -97,8 +98,10 @@ async def _live(
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
+    costing = Costing(config, metrics)
 
     def record(outcome: Outcome) -> None:
+        costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
         log_outcome(outcome)
