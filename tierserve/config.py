@@ -32,12 +32,60 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class LimitsConfig(Section):
+    """What one request may hold. More is refused, naming the limit, before any engine sees it."""
+
+    messages: int = Field(1024, ge=1, description="Messages of a chat.")
+    parts: int = Field(1024, ge=1, description="Content parts and tool calls in all messages of a chat together.")
+    tools: int = Field(128, ge=0, description="Tools that a request offers.")
+    choices: int = Field(128, ge=1, description="Answers in all: `n`, or `best_of`, times the prompts in the list.")
+    stop: int = Field(16, ge=0, description="Stop texts; stop tokens and forbidden words likewise.")
+    logprobs: int = Field(20, ge=0, description="Largest `logprobs`, `top_logprobs` and `prompt_logprobs`.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Largest `max_tokens` and `max_completion_tokens` that may be asked for; null: what the tier's "
+        "context holds. Who asks for nothing gets what the engine's generation config says.",
+    )
+    entries: int = Field(
+        4096, ge=1, description="Entries of any other list or object at the top of a body, such as `logit_bias`."
+    )
+    values: int = Field(
+        262_144, ge=64, description="JSON values in a body, all together; token ids of a prompt are some of them."
+    )
+    depth: int = Field(64, ge=8, le=200, description="Lists and objects within each other.")
+    headers: int = Field(64, ge=16, le=1000, description="Headers; more: 431.")
+    head_line_bytes: int = Field(
+        8190, ge=1024, le=65536, description="Length of the request's line, and of each header; longer: 431."
+    )
+    reading_mb: float = Field(
+        256, gt=0, description="Bodies that are being read, all together, in MiB; beyond it: 503."
+    )
+
+
 class ServerConfig(Section):
     """Where the node listens, what it takes in, how it ends."""
 
     host: str = Field("127.0.0.1", description="Address to listen on. Loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     max_body_mb: float = Field(4, gt=0, le=1024, description="Largest request body, in MiB; beyond it: 413.")
+    limits: LimitsConfig = Field(LimitsConfig(), description="What one request may hold.")
+    max_connections: int = Field(4096, ge=1, description="Open connections; beyond it: 503, and closed.")
+    head_s: float = Field(
+        10, gt=0, description="How long a request's line and headers may take to come in, in seconds; then cut off."
+    )
+    body_s: float = Field(60, gt=0, description="How long a body may take to come in, in seconds; then: 408.")
+    write_s: float = Field(
+        30,
+        gt=0,
+        description="How long a caller may leave an answer lying, in seconds; then the connection is closed, which "
+        "frees the slot in the engine.",
+    )
+    idle_s: float = Field(
+        75,
+        gt=0,
+        description="How long a connection stays open without a request, in seconds. Longer than a load balancer's.",
+    )
     examples: list[str] = Field(
         [],
         max_length=10,

@@ -24,6 +24,7 @@ from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
@@ -113,8 +114,7 @@ async def _live(
             tracing.record(outcome)
 
     app = create_app(config, Pipeline(router, tiers, record, escalator), router, tiers, metrics)
-    # A caller that goes away cancels its handler, and so frees its slot in the engine.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_S)
+    runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)
     await site.start()
