@@ -15,6 +15,7 @@ from prometheus_client import (
 from tierserve.core import Outcome
 from tierserve.telemetry.exposition import exposition
 from tierserve.telemetry.families.cost import Costs
+from tierserve.telemetry.families.decisions import Decisions
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
 from tierserve.telemetry.families.tiers import Tiers
@@ -35,6 +36,7 @@ class Metrics:
         self._routing = Routing(self.registry)
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
+        self._decisions = Decisions(self.registry)
         families = (self._traffic, self._tiers, self._routing, self._judging, self._costs)
         self._readers = [family.record for family in families]
         ProcessCollector(registry=self.registry)
@@ -68,6 +70,10 @@ class Metrics:
     def watch_costs(self, tier: str, busy: Callable[[], float], rate: Callable[[str], float]) -> None:
         """Likewise for the seconds in which a tier was busy, and for those of a million tokens in a direction."""
         self._costs.watch(tier, busy, rate)
+
+    def watch_decisions(self, rows: Callable[[], float], dropped: Mapping[str, Callable[[], float]]) -> None:
+        """Likewise for rows of the decision log, and for those that were dropped, by reason."""
+        self._decisions.watch(rows, dropped)
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:
