@@ -18,6 +18,7 @@ from direct.memory import Share
 # compile at run time; standard output belongs to the measurement.
 _SURROUNDINGS = {
     "DO_NOT_TRACK": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_HOST_IP": "127.0.0.1",
@@ -26,6 +27,7 @@ _SURROUNDINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_DEEP_GEMM": "0",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 
 
