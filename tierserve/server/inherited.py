@@ -41,10 +41,14 @@ def _checked(descriptor: int) -> socket.socket:
     try:
         is_tcp = listener.family in (socket.AF_INET, socket.AF_INET6) and listener.type == socket.SOCK_STREAM
         if not is_tcp:
-            raise ConfigError(where, f"is no TCP socket but {listener.family.name}, {listener.type.name}", _REMEDY)
+            raise ConfigError(where, f"is no TCP socket but {_name(listener)}", _REMEDY)
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ConfigError(where, "does not listen", "set Accept=no in the socket unit")
     except ConfigError:
         listener.detach()  # whoever opened it closes it
         raise
     return listener
+
+
+def _name(listener: socket.socket) -> str:
+    return ", ".join(getattr(kind, "name", str(kind)) for kind in (listener.family, listener.type))
