@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from aiohttp import web
@@ -29,6 +30,8 @@ from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.connection import Runner
+from tierserve.server.costing import Costing
 from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
 from tierserve.server.reloading import Reloading, draining, judging, logging_level, routing, warning
@@ -37,6 +40,9 @@ from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.pair import TierPair, build_tiers
+
+if TYPE_CHECKING:
+    from tierserve.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -136,16 +142,20 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
+    costing = Costing(config, metrics)
+    tracing = _tracing(config)
 
     def record(outcome: Outcome) -> None:
+        costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
         log_outcome(outcome)
+        if tracing is not None:
+            tracing.record(outcome)
 
     pipeline = Pipeline(router, tiers, record, node.escalator)
     app = create_app(config, pipeline, router, tiers, metrics)
-    # A caller that goes away cancels its handler, and so frees its slot in the engine.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_S)
+    runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     await runner.setup()
     site = web.SockSite(runner, node.listener, backlog=_BACKLOG)
     if node.inherited:
@@ -182,7 +192,19 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
         finally:
             await tiers.stop()
             await router.close()
+            if tracing is not None:
+                await tracing.close()
         log.info("ended")
+
+
+def _tracing(config: NodeConfig) -> "Tracing | None":
+    """None where no collector is configured: OpenTelemetry is then not imported."""
+    options = config.telemetry.tracing
+    if options is None:
+        return None
+    from tierserve.telemetry.tracing import Tracing
+
+    return Tracing(options, {role: config.tiers[role].name for role in Role})
 
 
 async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
