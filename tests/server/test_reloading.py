@@ -13,8 +13,20 @@ from tests.server.test_notify import Heard
 from tests.test_pipeline import HARD, SIMPLE, Bench
 from tierserve.config import load
 from tierserve.core import Cause
+from tierserve.server.body import BodyReader
+from tierserve.server.connection import Connections
 from tierserve.server.notify import Manager
-from tierserve.server.reloading import Part, Reloading, differences, draining, judging, logging_level, routing, warning
+from tierserve.server.reloading import (
+    Part,
+    Reloading,
+    bounding,
+    differences,
+    draining,
+    judging,
+    logging_level,
+    routing,
+    warning,
+)
 from tierserve.telemetry.logs import set_level
 from tierserve.telemetry.share import LargeShare
 
@@ -34,7 +46,10 @@ class Node(Bench):
         self.asked = asyncio.Event()
         self.share = LargeShare(config.router.warn_large_share)
         self.pipeline.escalator = None
+        self.bodies = BodyReader(config.server)
+        self.connections = Connections(config.server, lambda status: None)
         self.parts = [
+            bounding(self.bodies, self.connections),
             routing(self.router),
             judging(self.pipeline, self.tiers, self.router),
             warning(self.share),
@@ -238,6 +253,17 @@ async def test_the_share_that_is_warned_of_follows(make: Any, caplog: pytest.Log
     assert not node.share.high
     await node.reload(router={"warn_large_share": 0.3, "conversations": "off"})
     assert node.share.high
+
+
+async def test_bounds_on_requests_follow_but_for_what_stands_for_good(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await make()
+    await node.reload(server={"max_body_mb": 2.0, "write_s": 5, "limits": {"messages": 10, "headers": 20}})
+    assert node.bodies.bounds.limits.messages == 10
+    assert node.connections.bounds.write_s == 5
+    assert "server.max_body_mb, server.limits.messages, server.write_s" in caplog.text
+    assert "server.limits.headers can't change" in caplog.text
 
 
 async def test_the_service_manager_hears_each_reload_begin_and_end(make: Any) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from tierserve.config import NodeConfig, load
+from tierserve.config import LimitsConfig, NodeConfig, load
 from tierserve.errors import TierserveError
 from tierserve.escalation.escalator import build_escalator, load_calibration
 from tierserve.telemetry.logs import set_level
@@ -26,6 +26,8 @@ from tierserve.telemetry.logs import set_level
 if TYPE_CHECKING:
     from tierserve.pipeline import Pipeline
     from tierserve.router.router import Router
+    from tierserve.server.body import BodyReader
+    from tierserve.server.connection import Connections
     from tierserve.server.notify import Manager
     from tierserve.telemetry.share import LargeShare
     from tierserve.tiers.pair import TierPair
@@ -164,6 +166,22 @@ def warning(share: "LargeShare") -> Part:
 def logging_level() -> Part:
     """What is logged; the engines' processes that run keep their level."""
     return Part(("log.level",), lambda config: lambda: set_level(config.log.level))
+
+
+def bounding(bodies: "BodyReader", connections: "Connections") -> Part:
+    """What a request may be, and how long a caller may take, but for what aiohttp was given for good."""
+    of_aiohttp = ("headers", "head_line_bytes")
+    limits = tuple(f"limits.{name}" for name in LimitsConfig.model_fields if name not in of_aiohttp)
+    options = ("max_body_mb", "max_connections", "head_s", "body_s", "write_s", *limits)
+
+    def prepare(config: NodeConfig) -> Apply:
+        def apply() -> None:
+            bodies.bounds = config.server
+            connections.renew(config.server)
+
+        return apply
+
+    return Part(tuple(f"server.{option}" for option in options), prepare)
 
 
 def draining() -> Part:

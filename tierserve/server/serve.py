@@ -29,12 +29,12 @@ from tierserve.errors import ConfigError, TierserveError
 from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
-from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
 from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
-from tierserve.server.reloading import Reloading, draining, judging, logging_level, routing, warning
+from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, routing, warning
 from tierserve.server.supervision import Supervision
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
@@ -166,7 +166,14 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
     supervision = Supervision(
         node.manager, lambda: router.ready, list(tiers), engines, lambda: len(app[IN_FLIGHT]), config.server.load_s
     )
-    parts = [routing(router), judging(pipeline, tiers, router), warning(share), logging_level(), draining()]
+    parts = [
+        routing(router),
+        judging(pipeline, tiers, router),
+        warning(share),
+        bounding(app[BODIES], runner.connections),
+        logging_level(),
+        draining(),
+    ]
     reloading = Reloading(node.path, config, parts, reload, node.manager, supervision.status)
     try:
         async with supervision.running():
