@@ -95,6 +95,11 @@ class ServerConfig(Section):
     drain_s: float = Field(
         30, ge=0, description="After SIGTERM, how long requests in flight may take to finish, in seconds."
     )
+    load_s: float = Field(
+        1800,
+        gt=0,
+        description="How long loading may take before a service manager counts the start as failed, in seconds.",
+    )
 
 
 class EncoderConfig(Section):
