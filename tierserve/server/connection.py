@@ -35,6 +35,7 @@ _WATCH_S = 0.5
 # are taken as well is hung up on.
 _TURNED_AWAY = 256
 _TURN_AWAY_S = 1.0
+_RETRY_AFTER_S = 1.0
 _WARN_EVERY_S = 60.0
 # Descriptors beside the connections: logs, the engines' sockets and pipes, shared memory.
 _OTHER_DESCRIPTORS = 512
@@ -105,7 +106,7 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         # aiohttp's handler waits for the next request, and what came did not wake it: it was a part of a head.
-        if self._waiter is not None and not self._waiter.done():
+        if data and self._waiter is not None and not self._waiter.done():
             if self._head_since is None:
                 self._head_since = self._loop.time()
             return
@@ -263,7 +264,7 @@ def _first_line(message: str) -> str:
 
 
 def _no_room() -> bytes:
-    answer = refusal(Overloaded(_FULL, retry_after_s=_TURN_AWAY_S))
+    answer = refusal(Overloaded(_FULL, _RETRY_AFTER_S))
     assert isinstance(answer.body, bytes)
     headers = {**answer.headers, "content-length": str(len(answer.body)), "connection": "close"}
     lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in headers.items())]
