@@ -146,6 +146,7 @@ async def _started(server: dict[str, Any]) -> Surface:
     await pair.start()
     app = create_app(config, Pipeline(router, pair, outcomes.append), router, pair, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, 1)
+    metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     return Surface(runner.addresses[0][1], app, runner, router, small, outcomes)

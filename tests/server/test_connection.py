@@ -37,6 +37,7 @@ async def test_a_head_that_drips_in_is_cut_off() -> None:
         await asyncio.gather(dripping, return_exceptions=True)
         await caller.close()
         await idle(node)
+        assert node.runner.connections.cut_off == {"head": 1, "answer": 0, "full": 0}
 
 
 async def test_so_it_is_on_a_connection_that_was_used_before() -> None:
@@ -130,7 +131,9 @@ async def test_beyond_the_bound_a_connection_is_told_so_and_closed(monkeypatch: 
         await outside.close()
         await inside[0].close()
         await until(lambda: not node.runner.connections.full)
-        assert (await node.exchange(GET)).status == 200
+        metrics = (await node.exchange(GET.replace(b"health", b"metrics"))).body.decode()
+        assert "tierserve_connections 2.0" in metrics
+        assert 'tierserve_connections_cut_off_total{why="full"} 1.0' in metrics
         await inside[1].close()
         await until(lambda: not node.runner.connections.turned_away)
 

@@ -22,6 +22,7 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from tierserve.config import ServerConfig
 from tierserve.errors import Overloaded, RequestError
 from tierserve.server.refusal import fault, refusal
+from tierserve.telemetry.families.connections import ENDS
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Connections:
         self.count = count
         self.open: set[Connection] = set()
         self.turned_away: set[TurnedAway] = set()
+        self.cut_off = dict.fromkeys(ENDS, 0)
         self._warn_at = 0.0
 
     def renew(self, bounds: ServerConfig) -> None:
@@ -72,6 +74,7 @@ class Connections:
 
     def turn_away(self) -> "TurnedAway":
         self.count(HTTPStatus.SERVICE_UNAVAILABLE)
+        self.cut_off["full"] += 1
         now = asyncio.get_running_loop().time()
         if now >= self._warn_at:
             self._warn_at = now + _WARN_EVERY_S
@@ -133,10 +136,15 @@ class Connection(web.RequestHandler):
             self._stuck_since = now  # closed by us, and its last bytes are not taken
         if self._stuck_since is not None and now - self._stuck_since > bounds.write_s:
             log.info("a caller took too little of an answer for %g s: cut off", bounds.write_s)
-            self._wire.abort()
+            self._cut_off("answer")
         elif self._head_since is not None and now - self._head_since > bounds.head_s:
             log.info("the head of a request was not complete after %g s: cut off", bounds.head_s)
-            self._wire.abort()
+            self._cut_off("head")
+
+    def _cut_off(self, why: str) -> None:
+        assert self._wire is not None
+        self._connections.cut_off[why] += 1
+        self._wire.abort()
 
     async def finish_response(
         self, request: web.BaseRequest, response: web.StreamResponse, started: float | None
