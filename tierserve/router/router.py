@@ -12,9 +12,10 @@ from tierserve.router.assessing.opinion import Assessments, SecondOpinion
 from tierserve.router.embedding.encoder import Encoder, EncoderThread, load_encoder
 from tierserve.router.rules.cache import Scored
 from tierserve.router.rules.conversations import Standing, is_short_follow_up
-from tierserve.router.rules.policy import Policy, build_policy
+from tierserve.router.rules.policy import Policy, build_policy, renewed
 from tierserve.router.scoring.head import Example, Head
 from tierserve.router.scoring.scorers import Scorer, build_scorer
+from tierserve.router.vectors import Vectors
 from tierserve.threads import load_beside
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Router:
         self._load, self._load_second = load, load_second
         self._policy = policy
         self.assessments = Assessments()
+        self.vectors: Vectors | None = None  # set by who wants to have them
         self._second: SecondOpinion | None = None
         self._encoder: EncoderThread | None = None
         self._scorer: Scorer | None = None
@@ -79,6 +81,10 @@ class Router:
             await self._encoder.close()
         if self._second is not None:
             await self._second.close()
+
+    def renew(self, config: "RouterConfig") -> None:
+        """Go on with other rules; encoder, scorer and assessor stay what they are."""
+        self._policy = renewed(self._policy, config)
 
     async def decide(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
         """The decision for a call, which counts. `load` is asked when the score is known.
@@ -175,7 +181,10 @@ class Router:
     async def _compute(self, prompt: Prompt) -> Scored:
         if self._encoder is None or self._scorer is None:
             raise TierUnavailable("the router is loading")
-        score = self._scorer.score(prompt, await self._encoder.embed(prompt.text))
+        vector = await self._encoder.embed(prompt.text)
+        if self.vectors is not None:
+            self.vectors.keep(prompt, vector)
+        score = self._scorer.score(prompt, vector)
         if not 0 <= score <= 10:  # nor is NaN
             raise ValueError("the scorer left 0 to 10")
         if self._second is None or not self._second.is_wanted(score):

@@ -70,6 +70,12 @@ class DecisionLog:
         file = DecisionFile(path, config.retention_days, config.max_mb * 2**20)
         self._writer: Writer[Finished | Write] = Writer(file, self._row, config.queue, _QUEUE_BYTES, clock)
         self._redaction_failed = False
+
+    @property
+    def keeps_answers(self) -> bool:
+        return self._text
+
+    def start(self) -> None:
         self._writer.start()
 
     @property
