@@ -33,11 +33,8 @@ class Answer:
 class Pipeline:
     """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
 
-<<<<<<< HEAD
-    Without an escalator the small tier's answers stand. With `keep_answers` an Outcome has what was sent.
-=======
     Without an escalator the small tier's answers stand; another may be set at any time, for the calls that come then.
->>>>>>> main
+    With `keep_answers` an Outcome has what was sent.
     """
 
     def __init__(

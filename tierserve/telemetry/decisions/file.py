@@ -62,7 +62,8 @@ class DecisionFile:
             _delete(connection, "decisions", oldest_kept, _CHUNK, including=True)
             _delete(connection, "comparisons", oldest_kept, _CHUNK)
         if too_old or too_many:
-            connection.execute(f"PRAGMA incremental_vacuum({_PAGES_FREED})").fetchall()
+            # Not `execute`: SQLite gives an empty row for each page, after the first of which Python ends it.
+            connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_FREED})")
         return too_old >= _CHUNK or too_many > _CHUNK
 
     def set_aside(self, stamp: str) -> Path:

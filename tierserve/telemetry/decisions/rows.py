@@ -22,8 +22,7 @@ _COLUMNS: Final = (
 _COMPLETED: Final = ("prompt", "answer", "embedding", "features")
 
 INSERT_DECISION: Final = (
-    f"INSERT INTO decisions ({', '.join(_COLUMNS + _COMPLETED)}) "
-    f"VALUES ({', '.join('?' * len(_COLUMNS + _COMPLETED))})"
+    f"INSERT INTO decisions ({', '.join(_COLUMNS + _COMPLETED)}) VALUES ({', '.join('?' * len(_COLUMNS + _COMPLETED))})"
 )
 
 Verdict = Literal["small", "large", "tie"]

@@ -142,7 +142,9 @@ class Writer(Generic[Item]):
 
     def _block(self, reason: str, error: Exception) -> None:
         if self._blocked_by != reason:
-            log.warning("the decision log %s can't be written (%s); rows wait, then are dropped", self._file.path, error)
+            log.warning(
+                "the decision log %s can't be written (%s); rows wait, then are dropped", self._file.path, error
+            )
         self._blocked_by = reason
         if reason == "disk":
             self._file.close()  # a connection that met a full disk may not find out that there is room again
