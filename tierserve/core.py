@@ -29,6 +29,7 @@ class Cause(StrEnum):
 
     MODEL = "model"  # the caller named the tier in `model`
     HEADER = "header"  # the caller named it in `x-tierserve-tier`
+    KEY = "key"  # the only tier that the caller's key may have
     SCORE = "score"  # the prompt was scored
     ASSESSED = "assessed"  # it was scored where scores are unsure, and the assessor had a say
     UNASSESSED = "unassessed"  # likewise, and the assessor was late, full or failing: the score stands
@@ -103,13 +104,17 @@ class Caller:
     admin: bool = False
 
 
+ANYBODY = Caller()
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One accepted request.
 
     `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
     one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
-    is none: in completions. `forced` is set, with its cause, when the caller chose the tier.
+    is none: in completions. `forced` is set, with its cause, when the caller chose the tier, or may have no other: then
+    no other is asked, whatever happens.
     """
 
     id: str
@@ -120,7 +125,7 @@ class Call:
     forced: tuple[Role, Cause] | None = None
     parsed: Any = None
     conversation: Conversation | None = None
-    caller: Caller = Caller()
+    caller: Caller = ANYBODY
 
 
 @dataclass(frozen=True, slots=True)

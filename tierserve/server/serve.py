@@ -23,6 +23,9 @@ from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.exposure import check_exposure, warn_of_plain_text
+from tierserve.server.guard import ACCESS
+from tierserve.server.tls import TlsSite
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
@@ -106,12 +109,13 @@ async def _live(
     # A caller that goes away cancels its handler, and so frees its slot in the engine.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_S)
     await runner.setup()
-    site = web.SockSite(runner, listener, backlog=_BACKLOG)
+    context = app[ACCESS].ssl_context
+    site = (TlsSite if context else web.SockSite)(runner, listener, ssl_context=context, backlog=_BACKLOG)
     await site.start()
     try:
         if await _load(router, tiers, end):
             _settle()
-            _announce(listener, tiers, await _routed(config.server.examples, router, tiers))
+            _announce(config.server, listener, tiers, await _routed(config.server.examples, router, tiers))
             await end.wait()
             await _drain(app, site, config.server.drain_s)
     finally:
@@ -175,6 +179,7 @@ def _listen(config: ServerConfig) -> socket.socket:
     """A bound socket, before anything is loaded: a port that is taken is said at once. Raises ConfigError."""
     try:
         address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        check_exposure(config, str(address[4][0]))
         listener = socket.socket(address[0], socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address[4])
@@ -203,16 +208,18 @@ async def _routed(examples: Sequence[str], router: Router, tiers: TierPair) -> s
     return "".join(["\n", *lines]) if lines else ""
 
 
-def _announce(listener: socket.socket, tiers: TierPair, routed: str) -> None:
+def _announce(config: ServerConfig, listener: socket.socket, tiers: TierPair, routed: str) -> None:
     host, port = listener.getsockname()[:2]
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    warn_of_plain_text(config, host)
+    base = f"{'https' if config.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     log.info("ready at %s/v1", base)
     names = ", ".join(tier.name for tier in tiers)
+    key = ' -H "authorization: Bearer $KEY"' if config.keys else ""
     print(
         f"""
 tierserve is ready at {base}/v1 (models: auto, {names})
 {routed}
-  curl -i {base}/v1/chat/completions -H 'content-type: application/json' \\
+  curl -i {base}/v1/chat/completions -H 'content-type: application/json'{key} \\
        -d '{{"model": "auto", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 Ctrl-C ends it.
