@@ -38,6 +38,7 @@ ENTRIES: list[dict[str, Any]] = [
     {"name": "slow", "requests_per_minute": 2, "tokens_per_minute": 1000},
     {"name": "single", "concurrency": 1},
 ]
+JSON = {"content-type": "application/json"}
 MODELS = {"auto", "s", "l"}
 
 
@@ -183,7 +184,8 @@ async def test_the_body_of_a_stranger_is_not_waited_for(api: Keyed) -> None:
 async def test_a_caller_who_waits_to_be_let_in_is_told_so_once(api: Keyed) -> None:
     reader, writer = await asyncio.open_connection(api.client.host, api.client.port)
     body = json.dumps({"messages": [{"role": "user", "content": SIMPLE}]}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key('app')}\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer {key('app')}\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n".encode())
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(body)
@@ -287,7 +289,7 @@ async def test_what_fails_costs_no_tokens(api: Keyed) -> None:
     assert response.status == 503
     assert response.headers["x-ratelimit-limit-tokens"] == "1000", "on errors as well"
     assert await api.remaining("slow", "tokens") == 1000
-    assert (await api.client.post("/v1/chat/completions", data=b"{", headers=bearer("slow"))).status == 400
+    assert (await api.client.post("/v1/chat/completions", data=b"{", headers=bearer("slow") | JSON)).status == 400
     assert await api.remaining("slow", "tokens") == 1000
 
 
@@ -328,7 +330,7 @@ async def test_a_place_is_free_again_however_the_request_ends(api: Keyed, ending
 
 async def test_what_never_became_a_call_holds_no_place(api: Keyed) -> None:
     for body in (b"{", b"{}", b"x" * 20_000):
-        response = await api.client.post("/v1/chat/completions", data=body, headers=bearer("single"))
+        response = await api.client.post("/v1/chat/completions", data=body, headers=bearer("single") | JSON)
         assert response.status in (400, 413)
         assert (await api.ask("single")).status == 200
 

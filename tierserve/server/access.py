@@ -98,8 +98,9 @@ class Access:
     def wants_keys(self) -> bool:
         return self._keys is not None
 
-    def reload(self, config: ServerConfig) -> None:
-        """Read the keys' file and the certificate again; what was used up stays so, and requests in flight go on.
+    def prepare(self, config: ServerConfig) -> Callable[[], None]:
+        """Read the keys' file and the certificate again; what is returned puts them in force. What was used up stays
+        so, and requests in flight go on.
 
         Raises ConfigError, and then everything is as before. What a variable holds can't change in a running process.
         """
@@ -110,9 +111,18 @@ class Access:
             if (before is None) != (after is None):
                 raise ConfigError(name, "can't be switched on or off while the node runs", "restart it")
         keys = read_keys(config.keys, self._variable) if config.keys else None
-        if self._certificate is not None and config.tls is not None:
-            self._certificate.reload(config.tls)
-        self._set(config, keys)
+        renew = self._certificate.prepare(config.tls) if self._certificate and config.tls else None
+
+        def apply() -> None:
+            self._set(config, keys)
+            if renew is not None:
+                renew()
+
+        return apply
+
+    def reload(self, config: ServerConfig) -> None:
+        """Both at once."""
+        self.prepare(config)()
 
     def ticket(self, path: str | None, authorization: Sequence[str]) -> Ticket:
         """`path` is that of the route, None where there is none; `authorization` the headers of this name.

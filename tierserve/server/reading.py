@@ -1,10 +1,8 @@
-"""From the bytes of a request to a Call: what every tier needs to know of it, checked. Raises RequestError."""
+"""From the body of a request to a Call: what every tier needs to know of it, checked. Raises RequestError."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
-
-from pydantic_core import from_json
 
 from tierserve.core import ANYBODY, Call, Caller, Cause, Kind, Prompt, Role
 from tierserve.errors import Forbidden, RequestError, UnknownModel
@@ -18,7 +16,7 @@ _MOST_ROUTED = 128
 # What may stand in a header and in a log line without a second look.
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 # What the engines' chat templates are given of a message.
-_MESSAGE_FIELDS = {
+MESSAGE_FIELDS = {
     "role",
     "content",
     "name",
@@ -28,18 +26,7 @@ _MESSAGE_FIELDS = {
     "reasoning_content",
     "refusal",
 }
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-
-
-def read_json(raw: bytes) -> dict[str, Any]:
-    """Strict JSON: no NaN, no lone surrogates, no nesting without end."""
-    try:
-        body = from_json(raw, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"the body is not valid JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise RequestError("the body must be a JSON object")
-    return body
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 def read_call(
@@ -126,9 +113,9 @@ def _said_last(messages: Sequence[tuple[str, str]]) -> Prompt:
 def _message_text(message: Any, where: str) -> str:
     if not isinstance(message, dict):
         raise RequestError(f"`{where}` must be an object with `role` and `content`", where)
-    if message.get("role") not in _ROLES:
-        raise RequestError(f"`{where}.role` must be one of {', '.join(_ROLES)}", f"{where}.role")
-    _refuse_unknown(message, _MESSAGE_FIELDS, where)
+    if message.get("role") not in ROLES:
+        raise RequestError(f"`{where}.role` must be one of {', '.join(ROLES)}", f"{where}.role")
+    _refuse_unknown(message, MESSAGE_FIELDS, where)
     content = message.get("content")
     if content is None:
         return ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -16,16 +17,26 @@ _REMEDY = "name two PEM files that belong together, the key not encrypted"
 
 
 class Certificate:
-    """`context` is one and the same for the node's life; connections made after `reload` get what was read then."""
+    """`context` is one and the same for the node's life; it passes each new connection on to what was read last."""
 
     def __init__(self, config: TlsConfig) -> None:
         """Raises ConfigError."""
-        self.context = _context(config)
+        self._current = self.context = _context(config)
+        self.context.sni_callback = self._pass_on
 
-    def reload(self, config: TlsConfig) -> None:
-        """Read the files again. Raises ConfigError, and then those read before stay in use."""
-        _context(config)  # a pair that does not fit would leave the one in use half replaced
-        _read(self.context, config)
+    def prepare(self, config: TlsConfig) -> Callable[[], None]:
+        """Read the files again; what is returned puts them in force. Raises ConfigError."""
+        renewed = _context(config)
+
+        def apply() -> None:
+            self._current = renewed
+
+        return apply
+
+    def _pass_on(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        """Asked by OpenSSL at the start of every handshake, whether the caller names a host or not."""
+        if self._current is not context:
+            connection.context = self._current
 
 
 class TlsSite(web.SockSite):
