@@ -92,7 +92,7 @@ class Caller:
         self.kept = Kept()
         self._url = url
         self._random = random.Random(seed)
-        self._prompts = [question.prompt for question in mix(Split.TEST, 500, seed)]
+        self._prompts = [question.prompt for question in mix(Split.HELD_OUT, 500, seed)]
         self._bad = bad_inputs()
         self._count = 0
 
