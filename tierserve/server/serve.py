@@ -34,7 +34,7 @@ from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
 from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
-from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, routing, warning
+from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, pricing, routing, warning
 from tierserve.server.supervision import Supervision
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
@@ -170,6 +170,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
         routing(router),
         judging(pipeline, tiers, router),
         warning(share),
+        pricing(costing),
         bounding(app[BODIES], runner.connections),
         logging_level(),
         draining(),

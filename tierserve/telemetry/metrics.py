@@ -85,6 +85,10 @@ class Metrics:
             self._admissions.watch_waiting(tier, count)
         self._admissions.watch_refusals(refused)
 
+    def expect_keys(self, names: Iterable[str]) -> None:
+        """Callers' keys, by name: their series stand at zero from now on."""
+        self._costs.expect(names)
+
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:
             read(outcome)
