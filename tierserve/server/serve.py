@@ -171,6 +171,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
     pipeline = Pipeline(router, tiers, record, node.escalator)
     app = create_app(config, pipeline, router, tiers, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
+    metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
     context = app[ACCESS].ssl_context
     site = (TlsSite if context else web.SockSite)(runner, node.listener, ssl_context=context, backlog=_BACKLOG)
