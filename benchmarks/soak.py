@@ -15,7 +15,6 @@ thousand.
 """
 
 import asyncio
-import getpass
 import json
 import os
 import random
@@ -250,7 +249,7 @@ def _measure(folder: Path, count: int, seed: int) -> tuple[dict[str, Any], list[
     scratch = folder / "tmp"
     scratch.mkdir()
     # What torch has compiled is kept on purpose, for the next start; everything else that is left there counts.
-    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     os.environ["TMPDIR"] = str(scratch)
     config = lab_config() | {"server": {"port": 0, "max_body_mb": 1}}
