@@ -90,7 +90,10 @@ def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.soc
     escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
     listener = inherited or _listen(config.server)
     node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager)
-    with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as scratch:
+    with (
+        configured(config.log),
+        tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
+    ):
         _keep_in(scratch)
         try:
             status: int = uvloop.run(_until_signalled(node))
