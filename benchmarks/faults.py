@@ -3,7 +3,8 @@
     python benchmarks/faults.py              20 kills
     python benchmarks/faults.py --kills 4
 
-A node on the embedded default is asked by several callers without a pause, every other one streaming. Then a process of
+A node on the embedded default is asked by eight callers, each again a quarter of a second after its answer, every other
+one streaming. Then a process of
 an engine gets SIGKILL, in turns the core or the worker of the small or of the large tier; the next one follows once
 both tiers are ready again and have served for a while. Last, unless it is not wanted (`--no-hang`), a worker is
 stopped (SIGSTOP), so that its engine hangs. The callers ask for `auto`, so each of them can be answered by either tier.
@@ -32,6 +33,7 @@ from node import Node, lab_config
 from tqdm import tqdm
 
 _CALLERS = 8
+_PAUSE_S = 0.25  # of a caller between two requests: some of the cores is left for the rebuild
 _SERVE_S = 2.0  # between two kills, with both tiers up
 _POLL_S = 0.05
 _GIVE_UP_S = 300
@@ -43,10 +45,10 @@ _VICTIMS = (("small", "core"), ("large", "worker"), ("small", "worker"), ("large
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, help="how many; 20, or 2 with --quick")
     parser.add_argument("--no-hang", dest="hang", action="store_false", help="stop no worker at the end")
     options = parser.parse_args()
-    kills = 2 if options.quick else options.kills
+    kills = options.kills or (2 if options.quick else 20)
     victims = [_VICTIMS[number % len(_VICTIMS)] + ("SIGKILL",) for number in range(kills)]
     victims += [("small", "worker", "SIGSTOP")] if options.hang else []
     print("starting the embedded default ...", file=sys.stderr)
@@ -146,6 +148,7 @@ async def _ask_on(
                 counts[_became(response.status, text) if stream else _whole(response.status, text)] += 1
         except (aiohttp.ClientError, TimeoutError):
             counts["silent" if stream else "lost"] += 1
+        await asyncio.sleep(_PAUSE_S)
 
 
 def _whole(status: int, text: str) -> str:

@@ -91,7 +91,7 @@ async def test_an_engine_that_died_is_torn_down_and_built_again_and_the_other_le
         room.large.state = TierState.FAILED
         await until(lambda: room.pair.ready)
         assert room.diary == [
-            "l is torn down: to be rebuilt after its engine died, try 1",
+            "l is torn down: its engine to be rebuilt after it died, try 1",
             "l is built",
             "l is up",
         ]
@@ -116,7 +116,7 @@ async def test_one_that_has_requests_and_does_no_step_hangs() -> None:
     async with ward(hang_s=0.02) as room:
         room.small.beat = Pulse(unfinished=2, steps=7)
         await until(lambda: room.diary and room.pair.ready)
-        assert room.diary[0] == "s is torn down: to be rebuilt after its engine hung, try 1"
+        assert room.diary[0] == "s is torn down: its engine to be rebuilt after it hung, try 1"
         assert room.supervisor.restarts["s", Reason.HUNG] == 1
 
 
@@ -168,7 +168,7 @@ async def test_while_it_is_rebuilt_the_tier_is_loading_and_says_why_and_the_node
         room.large.state = TierState.FAILED
         await until(lambda: "l is built" in room.diary)
         assert room.large.state is TierState.LOADING
-        assert room.large.waiting_for == "to be rebuilt after its engine died, try 1"
+        assert room.large.waiting_for == "its engine to be rebuilt after it died, try 1"
         assert room.pair.able and not room.pair.ready
         assert room.pair.load()[Role.LARGE] is None
         go.set()

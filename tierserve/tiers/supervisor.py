@@ -167,12 +167,14 @@ class Supervisor:
         self._note_down(tier)
         log.error("the engine of %s %s: it is ended and built anew, the other tier serves on", tier.name, reason)
         for number in itertools.count(1):
-            await tier.tear_down(f"to be rebuilt after its engine {reason}, try {number}")
+            await tier.tear_down(f"its engine to be rebuilt after it {reason}, try {number}")
             await asyncio.sleep(self._delay_s(tries))
             tries += 1
             async with self._one_at_a_time:
                 try:
-                    await asyncio.wait_for(tier.start(), self._config.rebuild_s)
+                    # Not wait_for, which before Python 3.12 loses a cancellation that comes as the build fails.
+                    async with asyncio.timeout(self._config.rebuild_s):
+                        await tier.start()
                     break
                 except TimeoutError:
                     log.error("%s was not rebuilt within %g s, try %d", tier.name, self._config.rebuild_s, number)

@@ -359,7 +359,8 @@ def _pronounce_dead(engine: "Engine") -> None:
 async def _shut_down(engine: "Engine") -> None:
     """Give up what this process holds of an engine whose processes are gone."""
     try:
-        await asyncio.wait_for(load_beside(partial(engine.shutdown, 0)), _GIVE_UP_S)
+        async with asyncio.timeout(_GIVE_UP_S):
+            await load_beside(partial(engine.shutdown, 0))
     except Exception:
         log.exception("an engine that died was not given up without trouble")
 
