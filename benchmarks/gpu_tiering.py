@@ -6,18 +6,20 @@ vLLM's engines are asked directly, in this process, with neither HTTP nor router
     python benchmarks/gpu_tiering.py --tiny --quick      a first run, on any machine: the same way with tiny models
     python benchmarks/gpu_tiering.py --plan              who gets how much of the GPU; loads nothing
 
-On a GPU host without a network (Python 3.12, torch, a vllm from 0.26 on, on PYTHONPATH), from the repository's root,
-in two commands of at most ten minutes, of which each leaves what it found in the file of stages:
+On a GPU host without a network (Python 3.11 or later, torch, a vllm from 0.26 on, on PYTHONPATH), from the repository's
+root, where a command may take ten minutes; each leaves what it found in the file of stages, and takes up where another
+was interrupted:
 
-    python benchmarks/gpu_tiering.py --tiny --quick --json                            (a minute: does it go here?)
-    python benchmarks/gpu_tiering.py --stages hopper.json --only alone --until-s 480
-    python benchmarks/gpu_tiering.py --stages hopper.json --resume --only both --until-s 480
-    python benchmarks/gpu_tiering.py --stages hopper.json --resume --json > benchmarks/results/gpu_tiering.json
+    python benchmarks/gpu_tiering.py --tiny --quick --no-search                        does it go here? a minute or two
+    python benchmarks/gpu_tiering.py --stages hopper.json --no-search --only alone --until-s 400
+    python benchmarks/gpu_tiering.py --stages hopper.json --resume --no-search --until-s 400
+    python benchmarks/gpu_tiering.py --stages hopper.json --resume --json --until-s 400 > gpu_tiering.json
 
-The last goes on with what is missing, and with nothing missing prints the result without loading anything. Lengths of
-real answers: --lengths FILE.jsonl.gz --length-key large_tokens (a row: {"prompt": ..., "large_tokens": ...}), and
---longest 256 where 500 tokens an answer would take too long. 89 GB of weights want a GPU of 140 GB; on one of 80 GB
---shrink makes the small model fp8 and leaves out those of the large one's layers that do not fit; the result says so.
+The last one adds the highest rates by search, and prints what there is without loading anything where nothing is
+missing; repeat it after an interruption. Lengths of real answers: --lengths FILE.jsonl.gz --length-key large_tokens (a
+row: {"prompt": ..., "large_tokens": ...}), and --longest 256 where 500 tokens an answer would take too long. 89 GB of
+weights want a GPU of 140 GB; on one of 80 GB --shrink makes the small model fp8 and leaves out those of the large one's
+layers that do not fit; the result says so.
 
 - saturated: the rate that --at-once callers get, in tokens; with two engines the rate that both sustain at the split.
 - highest: of evenly spaced requests, the highest rate at which 95 % keep the SLO and no backlog grows, by bisection.
@@ -33,19 +35,16 @@ zero: power and clocks can look better than with real ones.
 
 import argparse
 import asyncio
-import os
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from direct import device as devices
 from direct.device import Device
 from direct.engines import Settings, running
+from direct.interruption import interruptible
 from direct.lengths import Traffic, traffic
 from direct.memory import Share, halves, shrunk, whole
 from direct.models import LLAMA_8B, LLAMA_70B, TINY_LARGE, TINY_SMALL, Model
@@ -56,7 +55,7 @@ from loadgen import PlanError
 from measurement import Measurement, arguments
 
 _ALONE, _BOTH = "alone", "both"
-_TINY = {"at_once": 8, "longest": 8, "every": 1, "eager": True}
+_TINY = {"at_once": 8, "longest": 8, "every": 1}
 _QUICK = {"seconds": 1.0, "common_seconds": 2.0, "tolerance": 0.5}
 
 
@@ -171,10 +170,11 @@ def _measure(
         common_per_s=options.common_load,
         until_s=time.monotonic() + options.until_s,
     )
-    settings = Settings(asked.context, options.at_once, options.batched_tokens, options.every, options.eager)
+    eager = options.eager or not device.is_gpu  # to compile tiny models for a CPU takes longer than to run them
+    settings = Settings(asked.context, options.at_once, options.batched_tokens, options.every, eager)
     alone, small, large = shares
     try:
-        with tempfile.TemporaryDirectory() as folder, _interruptible(), asyncio.Runner() as runner:
+        with tempfile.TemporaryDirectory() as folder, interruptible(), asyncio.Runner() as runner:
             stages = Stages(record, asked, terms, runner)
             if options.only != _BOTH and not stages.knows_all_large:
                 with running((alone,), device, settings, Path(folder)) as (engine,):
@@ -193,16 +193,6 @@ def _measure(
     except KeyboardInterrupt:
         return "interrupted"
     return ""
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: a process that just ends leaves its engines on the GPU."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ _SURROUNDINGS = {
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
+_ASKED_AT_START = 0.1
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def _options(share: Share, device: Device, settings: Settings, folder: Path) -> 
         "stream_interval": settings.every,
         "seed": 0,
     }
-    # The fraction bounds nothing where the cache's size is given, but is asked for at the start.
-    on_gpu = {"attention_backend": "FLASH_ATTN", "gpu_memory_utilization": share.of_gpu}
+    # The utilization bounds nothing where the cache's size is given, but so much must be free at the start: of what a
+    # neighbour leaves, which may take more beside weights and cache than was spared for it.
+    on_gpu = {"attention_backend": "FLASH_ATTN", "gpu_memory_utilization": _ASKED_AT_START}
     return options | (on_gpu if device.is_gpu else {})
 
 

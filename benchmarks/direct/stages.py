@@ -22,7 +22,7 @@ from direct.trials import Promise, Way, alone, offered, saturated
 Found = dict[str, Any]
 LARGE, LARGE_BESIDE, SMALL, TIERED = "all large", "all large, memory shared", "all small", "tiered"
 WAYS = (LARGE, TIERED, SMALL, LARGE_BESIDE)
-_ASKED_ALONE = 5
+_ASKED_FIRST, _ASKED_ALONE = 1, 3  # what is compiled or captured at first use; and then
 _COMMON_SHARE = 0.8
 _BEGIN = 0.85  # of the rate at saturation: where the search begins
 _LEAST_WARM_S = 2.0
@@ -140,7 +140,7 @@ class Stages:
     # --- stages
 
     def _alone(self, way: Way) -> Found:
-        self._runner.run(alone(way, self._traffic, 2))  # what is compiled or captured at first use
+        self._runner.run(alone(way, self._traffic, _ASKED_FIRST))
         ttft_s, tpot_s = self._runner.run(alone(way, self._traffic, _ASKED_ALONE))
         return {"ttft_ms": 1000 * ttft_s, "tpot_ms": 1000 * tpot_s}
 

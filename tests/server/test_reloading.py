@@ -12,9 +12,10 @@ import yaml
 from tests.server.test_notify import Heard
 from tests.test_pipeline import HARD, SIMPLE, Bench
 from tierserve.config import load
-from tierserve.core import Cause
+from tierserve.core import Cause, Cost, Decision, Outcome, Role, Status, Usage
 from tierserve.server.body import BodyReader
 from tierserve.server.connection import Connections
+from tierserve.server.costing import Costing
 from tierserve.server.notify import Manager
 from tierserve.server.reloading import (
     Part,
@@ -24,10 +25,12 @@ from tierserve.server.reloading import (
     draining,
     judging,
     logging_level,
+    pricing,
     routing,
     warning,
 )
 from tierserve.telemetry.logs import set_level
+from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
 
 LONG = "simple,but_longer_than_a_follow_up"
@@ -45,6 +48,7 @@ class Node(Bench):
         self.heard = Heard(str(folder / "notify"))
         self.asked = asyncio.Event()
         self.share = LargeShare(config.router.warn_large_share)
+        self.costing = Costing(config, Metrics(["s", "l"]))
         self.pipeline.escalator = None
         self.bodies = BodyReader(config.server)
         self.connections = Connections(config.server, lambda status: None)
@@ -53,6 +57,7 @@ class Node(Bench):
             routing(self.router),
             judging(self.pipeline, self.tiers, self.router),
             warning(self.share),
+            pricing(self.costing),
             logging_level(),
             draining(),
         ]
@@ -298,3 +303,17 @@ def test_a_part_has_what_lies_under_its_options() -> None:
     part = Part(("router.load", "log"), lambda config: lambda: None)
     assert part.has("router.load") and part.has("router.load.band") and part.has("log.level")
     assert not part.has("router.load_more") and not part.has("router")
+
+
+async def test_prices_change_from_the_next_request_on(make: Any) -> None:
+    node = await make()
+    rates = {"seconds_per_million": {"prompt": 0.0, "completion": 1e6}, "gpu_share": 1.0}
+    outcome = Outcome(None, Status.OK, Decision(Role.LARGE, Cause.SCORE), "l", Usage(0, 1))  # type: ignore[arg-type]
+    for price, cost in ((3600.0, Cost(1, 1)), (7200.0, Cost(2, 2))):
+        assert await node.reload(cost={"price_per_host_hour": price, "small": rates, "large": rates})
+        node.costing.record(outcome)
+        assert outcome.cost == cost
+    assert await node.reload()
+    outcome.cost = None
+    node.costing.record(outcome)
+    assert outcome.cost is None

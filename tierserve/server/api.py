@@ -60,7 +60,8 @@ def create_app(
     app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
     app[TRACING] = config.telemetry.tracing
-    app[BODIES], app[DESCRIPTION] = BodyReader(config.server), Description(tiers, config.server)
+    app[BODIES] = bodies = BodyReader(config.server)
+    app[DESCRIPTION] = Description(tiers, bodies)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for tier in tiers:
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))

@@ -7,6 +7,7 @@ from typing import Any
 from tierserve import __version__
 from tierserve.config import MODEL_NAME, ServerConfig
 from tierserve.core import Cause, Role
+from tierserve.server.body import BodyReader
 from tierserve.server.schemas import Schema, ref, schemas
 from tierserve.tiers.pair import TierPair
 
@@ -32,17 +33,19 @@ _WITH_BODY = (*_ALWAYS, "404", "408", "413", "415")
 
 
 class Description:
-    """The document, made when it is first asked for and again when the engines come up, whose fields it names."""
+    """The document: made when it is first asked for, and again once the engines, whose fields it names, are up, or
+    other limits hold."""
 
-    def __init__(self, tiers: TierPair, bounds: ServerConfig, keys: bool = False) -> None:
-        self._tiers, self.bounds, self._keys = tiers, bounds, keys
+    def __init__(self, tiers: TierPair, bodies: BodyReader, keys: bool = False) -> None:
+        self._tiers, self._bodies, self._keys = tiers, bodies, keys
         self._made: tuple[object, bytes] = (None, b"")
 
     async def body(self) -> bytes:
-        made_of = (self._tiers.has_request_model, self.bounds)
+        bounds = self._bodies.bounds
+        made_of = (self._tiers.has_request_model, bounds)
         if self._made[0] != made_of:
             # vLLM takes 0.2 s over its part.
-            described = await asyncio.to_thread(document, self._tiers, self.bounds, self._keys)
+            described = await asyncio.to_thread(document, self._tiers, bounds, self._keys)
             self._made = (made_of, json.dumps(described).encode())
         return self._made[1]
 

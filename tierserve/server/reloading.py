@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tierserve.router.router import Router
     from tierserve.server.body import BodyReader
     from tierserve.server.connection import Connections
+    from tierserve.server.costing import Costing
     from tierserve.server.notify import Manager
     from tierserve.telemetry.share import LargeShare
     from tierserve.tiers.pair import TierPair
@@ -161,6 +162,11 @@ def judging(pipeline: "Pipeline", tiers: "TierPair", router: "Router") -> Part:
 def warning(share: "LargeShare") -> Part:
     """The share of the large tier that is warned of."""
     return Part(("router.warn_large_share",), lambda config: lambda: share.renew(config.router.warn_large_share))
+
+
+def pricing(costing: "Costing") -> Part:
+    """Prices, on and off too."""
+    return Part(("cost",), lambda config: lambda: costing.renew(config.cost))
 
 
 def logging_level() -> Part:

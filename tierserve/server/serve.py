@@ -35,7 +35,7 @@ from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
 from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
-from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, routing, warning
+from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, pricing, routing, warning
 from tierserve.server.supervision import Supervision
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
@@ -159,6 +159,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
     pipeline = Pipeline(router, tiers, record, node.escalator)
     app = create_app(config, pipeline, router, tiers, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
+    metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
     site = web.SockSite(runner, node.listener, backlog=_BACKLOG)
     if node.inherited:
@@ -175,6 +176,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         routing(router),
         judging(pipeline, tiers, router),
         warning(share),
+        pricing(costing),
         bounding(app[BODIES], runner.connections),
         logging_level(),
         draining(),

@@ -15,6 +15,7 @@ from prometheus_client import (
 from tierserve.core import Outcome
 from tierserve.telemetry.exposition import exposition
 from tierserve.telemetry.families.admission import Admissions
+from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
 from tierserve.telemetry.families.engines import Engines
 from tierserve.telemetry.families.judging import Judging
@@ -39,6 +40,7 @@ class Metrics:
         self._costs = Costs(self.registry, names)
         self._admissions = Admissions(self.registry, names)
         self._engines = Engines(self.registry, names)
+        self._connections = ConnectionCounts(self.registry)
         families = (
             self._traffic,
             self._tiers,
@@ -90,6 +92,14 @@ class Metrics:
         for tier, count in waiting.items():
             self._admissions.watch_waiting(tier, count)
         self._admissions.watch_refusals(refused)
+
+    def watch_connections(self, count: Callable[[], int], cut_off: Mapping[str, int]) -> None:
+        """Likewise for how many are open, and how many the node has ended: `head`, `answer`, `full`."""
+        self._connections.watch(count, cut_off)
+
+    def expect_keys(self, names: Iterable[str]) -> None:
+        """Callers' keys, by name: their series stand at zero from now on."""
+        self._costs.expect(names)
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:
