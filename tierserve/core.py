@@ -205,7 +205,7 @@ class Judgement:
 
     `confidence` is 0 to 1, None where it was never known. `escalated`: the large tier answered instead, and `wasted` is
     what the small one had read and written by then. `held_s` is how long the answer was held back, from when the tier
-    was asked.
+    was asked; `queue_s` is how long the request had waited for it before.
     """
 
     confidence: float | None = None
@@ -214,6 +214,7 @@ class Judgement:
     held_s: float = 0.0
     wasted: Usage = field(default_factory=Usage)
     prewarm: Prewarm | None = None
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

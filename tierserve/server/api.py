@@ -71,6 +71,7 @@ def create_app(
     for tier in tiers:
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
     metrics.watch_router(lambda: router.threshold, lambda: router.cache_hits, lambda: router.cache_misses)
+    metrics.watch_keys(lambda: app[ACCESS].names)
     router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
     app.add_routes(routes)
     return app

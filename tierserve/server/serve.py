@@ -109,15 +109,26 @@ def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.soc
         check_exposure(config.server, inherited.getsockname()[0])
     listener = inherited or _listen(config.server)
     node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager)
-    with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as sockets:
-        # vLLM leaves the sockets between its processes lying where it made them.
-        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
+    with (
+        configured(config.log),
+        tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
+    ):
+        _keep_in(scratch)
         try:
             status: int = uvloop.run(_until_signalled(node))
             return status
         finally:
             listener.close()
             _end_children()
+
+
+def _keep_in(scratch: str) -> None:
+    """vLLM leaves sockets and files of its processes lying where it made them; this folder goes when the node does.
+    What torch compiles is worth keeping, where it would have kept it."""
+    compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", scratch)
+    os.environ["TMPDIR"] = scratch
 
 
 async def _until_signalled(node: _Node) -> int:

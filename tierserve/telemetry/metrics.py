@@ -33,6 +33,7 @@ class Metrics:
     def __init__(self, tiers: Iterable[str]) -> None:
         names = list(tiers)
         self.registry = CollectorRegistry()
+        self._key_names: Callable[[], Iterable[str]] = tuple
         self._traffic = Traffic(self.registry, names)
         self._tiers = Tiers(self.registry, names)
         self._routing = Routing(self.registry)
@@ -97,9 +98,9 @@ class Metrics:
         """Likewise for how many are open, and how many the node has ended: `head`, `answer`, `full`."""
         self._connections.watch(count, cut_off)
 
-    def expect_keys(self, names: Iterable[str]) -> None:
-        """Callers' keys, by name: their series stand at zero from now on."""
-        self._costs.expect(names)
+    def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
+        """Likewise for the names of callers' keys, so that the series of each stand at zero before it is used."""
+        self._key_names = names
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:
@@ -107,4 +108,5 @@ class Metrics:
 
     def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
         """The text exposition of the node's metrics and its engines'."""
+        self._costs.expect(self._key_names())
         return exposition([self.registry.collect(), *engines])
