@@ -1,11 +1,13 @@
 """The benchmarks run, and speak in the one form."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from measurement import Measurement, Target, percentile
 from node import Node
@@ -80,6 +82,20 @@ def test_http_overhead(node: Node) -> None:
     assert target["cpu_ratio_stream_32"] == row["explicit", True, 32]["cpu_ratio"]
     assert target["cpu_ratio_nostream_32"] == row["explicit", False, 32]["cpu_ratio"]
     assert target["cpu_ratio_auto_stream_32"] == row["auto", True, 32]["cpu_ratio"]
+
+
+@pytest.mark.engine
+def test_faults() -> None:
+    """One kill: that a stopped worker is noticed, tests/server/test_faults.py shows."""
+    report = run("faults.py", "--kills", "1", "--no-hang")
+    assert report["benchmark"] == "faults"
+    target = {each["name"]: each["value"] for each in report["targets"]}
+    assert list(target) == ["kills", "non_streaming_lost", "silent_streams", "recovery_s"]
+    (row,) = report["results"]
+    assert (row["tier"], row["process"], row["signal"]) == ("small", "core", "SIGKILL")
+    assert row["answered"] > 0 and row["failover"] > 0
+    assert target["kills"] == 1 and target["non_streaming_lost"] == target["silent_streams"] == 0
+    assert 0 < row["noticed_s"] < row["recovery_s"] == target["recovery_s"]
 
 
 @pytest.mark.engine
@@ -216,6 +232,38 @@ def test_assessor_quality(tmp_path: Path) -> None:
     assert min(row["auroc"] for row in report["results"]) > 0.7 > 0.5
     assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in report["results"])
     assert alone["right"] > sum(row["small_score"] for row in rows) / 200
+
+
+@pytest.mark.engine
+def test_soak() -> None:
+    report = run("soak.py")
+    assert report["benchmark"] == "soak"
+    (row,) = report["results"]
+    assert row["requests"] == 300
+    assert row["answered"] > 150 and row["refused"] > 20 and row["left"] > 15
+    assert row["kinds_of_bad_input"] >= 27 and row["reloads"] == 1
+    assert [target["name"] for target in report["targets"]] == ["unaccounted", "rss_growth", "leftovers"]
+    unaccounted, growth, _ = report["targets"]
+    assert unaccounted["value"] == row["unaccounted"] == 0
+    assert growth["value"] > 0.5
+    assert (row["processes_left"], row["files_left"]) == (0, 0)
+
+
+def test_a_benchmark_that_is_told_to_end_ends_its_node(tmp_path: Path) -> None:
+    script = f"""
+import pathlib, time, node
+with node.Node({{"tiers": {{}}}}, pathlib.Path({str(tmp_path)!r})) as running:
+    running.process.wait()  # a node that is refused; in its place one that would go on for ever
+    running.process = node.subprocess.Popen(["sleep", "1000"])
+    print(running.process.pid, flush=True)
+    time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT / "benchmarks", stdout=subprocess.PIPE) as benchmark:
+        assert benchmark.stdout is not None
+        sleeping = psutil.Process(int(benchmark.stdout.readline()))
+        benchmark.terminate()
+        assert benchmark.wait(60) == 128 + signal.SIGTERM
+    assert not sleeping.is_running()
 
 
 def test_a_target_knows_which_way_is_better() -> None:
