@@ -104,12 +104,31 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """A request's place in a distributed trace (W3C Trace Context). `span_id` is the request's own, under the caller's
+    span `parent_id`, 0 where they have none; `state` is what the caller sent beside it, passed on as it is."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int = 0
+    sampled: bool = False
+    state: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For whom the node asks in turn."""
+        headers = {"traceparent": f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.sampled:02x}"}
+        return headers | ({"tracestate": self.state} if self.state else {})
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One accepted request.
 
     `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
     one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
-    is none: in completions. `forced` is set, with its cause, when the caller chose the tier.
+    is none: in completions. `forced` is set, with its cause, when the caller chose the tier. `trace` is None where
+    neither the caller nor the node traces.
     """
 
     id: str
@@ -121,6 +140,7 @@ class Call:
     parsed: Any = None
     conversation: Conversation | None = None
     caller: Caller = Caller()
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +212,11 @@ class Judgement:
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a request cost, with the answer that was thrown away where it escalated, and what the large tier alone would
-    have cost; both in the money of the configured price."""
+    have cost; in the money of the configured price. `wasted`: of what was spent, what was thrown away."""
 
     spent: float
     all_large: float
+    wasted: float = 0.0
 
 
 @dataclass(slots=True)

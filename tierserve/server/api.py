@@ -7,6 +7,7 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 
@@ -14,14 +15,16 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from tierserve import __version__
-from tierserve.config import NodeConfig
-from tierserve.core import Call, Decision, Judgement, Kind
+from tierserve.config import NodeConfig, TracingConfig
+from tierserve.core import Call, Decision, Judgement, Kind, Trace
 from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
-from tierserve.server.reading import AUTO, check_id, read_call, read_json
+from tierserve.server.body import BodyReader
+from tierserve.server.reading import AUTO, check_id, read_call
 from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
+from tierserve.telemetry.trace_context import begin
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.pair import TierPair
 
@@ -31,6 +34,8 @@ PIPELINE = web.AppKey("pipeline", Pipeline)
 ROUTER = web.AppKey("router", Router)
 TIERS = web.AppKey("tiers", TierPair)
 METRICS = web.AppKey("metrics", Metrics)
+TRACING: web.AppKey[TracingConfig | None] = web.AppKey("tracing")
+BODIES = web.AppKey("bodies", BodyReader)
 # Set once the node is asked to end: answers then close their connections, so that none is left to wait for.
 DRAINING = web.AppKey("draining", asyncio.Event)
 # Set when what is still running has to end without its answer.
@@ -52,6 +57,8 @@ def create_app(
 ) -> web.Application:
     app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
+    app[TRACING] = config.telemetry.tracing
+    app[BODIES] = BodyReader(config.server)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for tier in tiers:
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
@@ -74,7 +81,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 @routes.post("/v1/route")
 async def route(request: web.Request) -> web.Response:
     """The decision for a chat or completion request, without an answer."""
-    body = read_json(await request.read())
+    body = await request.app[BODIES].read(request)
     call = _read_call(request, Kind.COMPLETION if "prompt" in body else Kind.CHAT, body)
     decision = await request.app[PIPELINE].decide(call)
     tier = request.app[TIERS][decision.role].name
@@ -138,7 +145,7 @@ async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
-    call = _read_call(request, kind, read_json(await request.read()))
+    call = _read_call(request, kind, await request.app[BODIES].read(request))
     answer = await request.app[PIPELINE].answer(call)
     headers = _headers(answer.tier, answer.decision, answer.judgement)
     if answer.events is None:
@@ -174,7 +181,14 @@ def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Cal
     forced, session_id = request.headers.get("x-tierserve-tier"), request.headers.get("x-session-id")
     if session_id is not None:
         check_id("x-session-id", session_id)
-    return read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id)
+    call = read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id)
+    return replace(call, trace=_trace(request))
+
+
+def _trace(request: web.Request) -> Trace | None:
+    tracing = request.app[TRACING]
+    states = ",".join(request.headers.getall("tracestate", ()))
+    return begin(request.headers.get("traceparent"), states, tracing.sample if tracing else None)
 
 
 def _headers(tier: str, decision: Decision, judgement: Judgement | None = None) -> dict[str, str]:
@@ -206,7 +220,7 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.app[CUT_OFF].is_set():
             raise  # likewise
         response = refusal(TierUnavailable(CUT_OFF_MESSAGE))
-    except RequestPayloadError as error:  # chunks or compression that can't be read
+    except RequestPayloadError as error:  # chunks that can't be read
         response = refusal(RequestError(f"the body can't be read: {error}"))
     except Exception as error:
         _log_fault(request, error)

@@ -12,21 +12,27 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import psutil
 from aiohttp import web
 
 from tierserve.config import NodeConfig, ServerConfig
-from tierserve.core import Call, Kind, Outcome, Prompt
+from tierserve.core import Call, Kind, Outcome, Prompt, Role
 from tierserve.errors import ConfigError
 from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.connection import Runner
+from tierserve.server.costing import Costing
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.pair import TierPair, build_tiers
+
+if TYPE_CHECKING:
+    from tierserve.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +102,19 @@ async def _live(
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
+    costing = Costing(config, metrics)
+    tracing = _tracing(config)
 
     def record(outcome: Outcome) -> None:
+        costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
         log_outcome(outcome)
+        if tracing is not None:
+            tracing.record(outcome)
 
     app = create_app(config, Pipeline(router, tiers, record, escalator), router, tiers, metrics)
-    # A caller that goes away cancels its handler, and so frees its slot in the engine.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_S)
+    runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)
     await site.start()
@@ -125,7 +135,19 @@ async def _live(
         finally:
             await tiers.stop()
             await router.close()
+            if tracing is not None:
+                await tracing.close()
         log.info("ended")
+
+
+def _tracing(config: NodeConfig) -> "Tracing | None":
+    """None where no collector is configured: OpenTelemetry is then not imported."""
+    options = config.telemetry.tracing
+    if options is None:
+        return None
+    from tierserve.telemetry.tracing import Tracing
+
+    return Tracing(options, {role: config.tiers[role].name for role in Role})
 
 
 async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:

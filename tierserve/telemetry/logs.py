@@ -127,6 +127,7 @@ def log_outcome(outcome: Outcome) -> None:
         **_judged(outcome.judgement),
         "first_byte_s": outcome.first_byte_s and round(outcome.first_byte_s, 4),
         "total_s": round(outcome.total_s, 4),
+        **({"trace_id": f"{outcome.call.trace.trace_id:032x}"} if outcome.call.trace else {}),
     }
     log.log(
         level,
