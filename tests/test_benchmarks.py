@@ -106,6 +106,36 @@ def test_tiering(tmp_path: Path) -> None:
     assert (tmp_path / "table.png").stat().st_size > 10_000
 
 
+@pytest.mark.engine
+def test_gpu_tiering(tmp_path: Path) -> None:
+    """As on a GPU host, in two commands: the large model alone, then both."""
+    stages = str(tmp_path / "stages.json")
+    first = run("gpu_tiering.py", "--tiny", "--no-search", "--stages", stages, "--only", "alone")
+    assert first["targets"] == [] and first["results"][0]["saturated_per_s"] > 0
+    report = run("gpu_tiering.py", "--tiny", "--no-search", "--stages", stages, "--resume")
+    assert report["benchmark"] == "gpu_tiering"
+    names = ["throughput_of_limit", "throughput_ratio", "p99_ratio", "cost_ratio", "large_share"]
+    assert [target["name"] for target in report["targets"]] == names
+    large, tiered, small, beside = report["results"]
+    assert large == first["results"][0] | {name: large[name] for name in ("r", "limit")}
+    assert large["weights"] == "drawn at random" and large["large_as_published"] is False
+    for row in (large, tiered):
+        assert 0 < row["e2e_p50_ms"] <= row["e2e_p99_ms"] and 0 < row["ttft_p50_ms"] and row["common_per_s"] > 0
+    assert all(row["saturated_per_s"] > 0 for row in (large, tiered, small, beside))
+    # With nothing missing the result is there without an engine being started.
+    assert (
+        run("gpu_tiering.py", "--tiny", "--no-search", "--stages", stages, "--resume")["results"] == report["results"]
+    )
+
+
+def test_gpu_tiering_refuses_what_it_can_not_run(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/gpu_tiering.py", "--plan"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PATH": str(tmp_path)}, timeout=60)
+    assert done.returncode == 1 and "no GPU here" in done.stderr and "Traceback" not in done.stderr
+    tiny = subprocess.run([*command, "--tiny"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert tiny.returncode == 0 and len(tiny.stdout.splitlines()) == 3
+
+
 def test_router_speed() -> None:
     report = run("router_speed.py")
     assert report["benchmark"] == "router_speed"

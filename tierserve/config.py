@@ -23,7 +23,8 @@ from tierserve.errors import ConfigError
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
 
 
 class Section(BaseModel):
@@ -93,6 +94,11 @@ class ServerConfig(Section):
     )
     drain_s: float = Field(
         30, ge=0, description="After SIGTERM, how long requests in flight may take to finish, in seconds."
+    )
+    load_s: float = Field(
+        1800,
+        gt=0,
+        description="How long loading may take before a service manager counts the start as failed, in seconds.",
     )
 
 

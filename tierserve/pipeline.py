@@ -33,7 +33,7 @@ class Answer:
 class Pipeline:
     """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
 
-    Without an escalator the small tier's answers stand.
+    Without an escalator the small tier's answers stand; another may be set at any time, for the calls that come then.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Pipeline:
         self._router = router
         self._tiers = tiers
         self._record = record
-        self._escalator = escalator
+        self.escalator = escalator
         self._clock = clock
 
     async def answer(self, call: Call) -> Answer:
@@ -57,7 +57,7 @@ class Pipeline:
         try:
             decision = outcome.decision = await self._router.decide(call, self._tiers.load)
             outcome.route_s = self._clock() - started
-            if self._escalator is not None and decision.role is Role.SMALL and call.forced is None:
+            if self.escalator is not None and decision.role is Role.SMALL and call.forced is None:
                 outcome.judgement = Judgement()
             outcome.decision, reply = await self._generate(call, decision, outcome.judgement)
             self._router.settle(call, outcome.decision)
@@ -88,8 +88,8 @@ class Pipeline:
         caller insisted on the first."""
         first = self._tiers[decision.role]
         try:
-            if judgement is not None and self._escalator is not None:
-                return await self._escalator.answer(call, decision, judgement)
+            if judgement is not None and self.escalator is not None:
+                return await self.escalator.answer(call, decision, judgement)
             return decision, await first.generate(call)
         except (Doubted, TierUnavailable, ContextOverflow) as error:
             cause = None if call.forced else _cause_to_ask_the_other(decision, error)

@@ -21,6 +21,7 @@ from tierserve.errors import RequestError, TierserveError, TierUnavailable, Unkn
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
 from tierserve.server.body import BodyReader
+from tierserve.server.openapi import Description
 from tierserve.server.reading import AUTO, check_id, read_call
 from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
@@ -36,6 +37,7 @@ TIERS = web.AppKey("tiers", TierPair)
 METRICS = web.AppKey("metrics", Metrics)
 TRACING: web.AppKey[TracingConfig | None] = web.AppKey("tracing")
 BODIES = web.AppKey("bodies", BodyReader)
+DESCRIPTION = web.AppKey("description", Description)
 # Set once the node is asked to end: answers then close their connections, so that none is left to wait for.
 DRAINING = web.AppKey("draining", asyncio.Event)
 # Set when what is still running has to end without its answer.
@@ -58,7 +60,7 @@ def create_app(
     app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
     app[TRACING] = config.telemetry.tracing
-    app[BODIES] = BodyReader(config.server)
+    app[BODIES], app[DESCRIPTION] = BodyReader(config.server), Description(tiers, config.server)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for tier in tiers:
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
@@ -137,6 +139,11 @@ async def ready(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     body = request.app[METRICS].render(tier.metrics() for tier in request.app[TIERS])
     return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+@routes.get("/openapi.json")
+async def openapi(request: web.Request) -> web.Response:
+    return web.Response(body=await request.app[DESCRIPTION].body(), content_type=_JSON)
 
 
 async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -50,6 +50,11 @@ class Connections:
         self.open: set[Connection] = set()
         self.turned_away: set[TurnedAway] = set()
         self._warn_at = 0.0
+
+    def renew(self, bounds: ServerConfig) -> None:
+        """Other bounds from now on; those that aiohttp was given for good (headers, idle_s) stay."""
+        _make_room(bounds.max_connections)
+        self.bounds = bounds
 
     @property
     def full(self) -> bool:
@@ -89,8 +94,7 @@ class Connection(web.RequestHandler):
         self._stuck_since: float | None = None  # since when what was written has not been taken
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._wire = transport
+        self._wire = cast(asyncio.Transport, transport)  # uvloop's are none by descent
         self._connections.open.add(self)
         super().connection_made(transport)
 
@@ -172,11 +176,10 @@ class TurnedAway(asyncio.Protocol):
         self._told = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._end = asyncio.get_running_loop().call_later(_TURN_AWAY_S, transport.abort)
+        self._transport = cast(asyncio.Transport, transport)
+        self._end = asyncio.get_running_loop().call_later(_TURN_AWAY_S, self._transport.abort)
         if len(self._others) >= _TURNED_AWAY:
-            transport.abort()
+            self._transport.abort()
         self._others.add(self)
 
     def data_received(self, data: bytes) -> None:
