@@ -1,11 +1,13 @@
 """The benchmarks run, and speak in the one form."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from measurement import Measurement, Target, percentile
 from node import Node
@@ -216,6 +218,38 @@ def test_assessor_quality(tmp_path: Path) -> None:
     assert min(row["auroc"] for row in report["results"]) > 0.7 > 0.5
     assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in report["results"])
     assert alone["right"] > sum(row["small_score"] for row in rows) / 200
+
+
+@pytest.mark.engine
+def test_soak() -> None:
+    report = run("soak.py")
+    assert report["benchmark"] == "soak"
+    (row,) = report["results"]
+    assert row["requests"] == 300
+    assert row["answered"] > 150 and row["refused"] > 20 and row["left"] > 15
+    assert row["kinds_of_bad_input"] >= 27 and row["reloads"] == 1
+    assert [target["name"] for target in report["targets"]] == ["unaccounted", "rss_growth", "leftovers"]
+    unaccounted, growth, _ = report["targets"]
+    assert unaccounted["value"] == row["unaccounted"] == 0
+    assert growth["value"] > 0.5
+    assert (row["processes_left"], row["files_left"]) == (0, 0)
+
+
+def test_a_benchmark_that_is_told_to_end_ends_its_node(tmp_path: Path) -> None:
+    script = f"""
+import pathlib, time, node
+with node.Node({{"tiers": {{}}}}, pathlib.Path({str(tmp_path)!r})) as running:
+    running.process.wait()  # a node that is refused; in its place one that would go on for ever
+    running.process = node.subprocess.Popen(["sleep", "1000"])
+    print(running.process.pid, flush=True)
+    time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT / "benchmarks", stdout=subprocess.PIPE) as benchmark:
+        assert benchmark.stdout is not None
+        sleeping = psutil.Process(int(benchmark.stdout.readline()))
+        benchmark.terminate()
+        assert benchmark.wait(60) == 128 + signal.SIGTERM
+    assert not sleeping.is_running()
 
 
 def test_a_target_knows_which_way_is_better() -> None:

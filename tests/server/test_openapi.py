@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 from tests.server.running import surface
 from tierserve.config import ServerConfig
 from tierserve.server.api import routes
+from tierserve.server.body import BodyReader
 from tierserve.server.openapi import Description, document
 from tierserve.server.schemas import _PREFIX, _add_engine_fields
 from tierserve.tiers.pair import TierPair
@@ -99,14 +100,15 @@ def test_an_engine_s_fields_come_with_the_definitions_that_they_need() -> None:
     assert set(taken) == {"X", "A", "B"}
 
 
-async def test_it_is_served_and_made_once() -> None:
+async def test_it_is_served_and_made_once_for_the_limits_that_hold() -> None:
     async with surface() as node:
         for _ in range(2):
             answer = await node.exchange(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n")
             assert answer.headers["content-type"] == "application/json"
             assert json.loads(answer.body)["openapi"] == "3.1.0"
-    description = Description(TIERS, ServerConfig())
+    bodies = BodyReader(ServerConfig())
+    description = Description(TIERS, bodies)
     assert await description.body() is await description.body()
     before = await description.body()
-    description.bounds = ServerConfig(max_body_mb=1)
+    bodies.bounds = ServerConfig(max_body_mb=1)
     assert await description.body() is not before

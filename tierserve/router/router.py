@@ -142,14 +142,14 @@ class Router:
     def _learn(self, call: Call, decision: Decision) -> None:
         """Keep the conversation, and let the threshold know of what the router decided.
 
-        What the caller forced is neither counted nor held against later turns, which find what was known before. What
-        the load moved counts as its score said, or the threshold would move to undo it. What could not be scored is
-        not counted.
+        What the caller or its key forced is neither counted nor held against later turns, which find what was known
+        before. What the load moved counts as its score said, or the threshold would move to undo it. What could not be
+        scored is not counted.
         """
         conversations, role = self._policy.conversations, decision.role
         before = conversations.find(call.conversation)
         match decision.cause:
-            case Cause.MODEL | Cause.HEADER:
+            case Cause.MODEL | Cause.HEADER | Cause.KEY:
                 if before is not None:
                     conversations.keep(call.conversation, before)
                 return

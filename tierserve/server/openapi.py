@@ -7,6 +7,7 @@ from typing import Any
 from tierserve import __version__
 from tierserve.config import MODEL_NAME, ServerConfig
 from tierserve.core import Cause, Role
+from tierserve.server.body import BodyReader
 from tierserve.server.schemas import Schema, ref, schemas
 from tierserve.tiers.pair import TierPair
 
@@ -27,22 +28,28 @@ _REFUSALS = {
     "500": "A fault of the server's.",
     "503": "Too busy, or nobody there to answer: see `retry-after`.",
 }
+_POSTED_WITH = ("x-request-id", "x-session-id", "x-request-timeout-s", "x-tierserve-tier")
+_ALLOWANCE = [
+    f"x-ratelimit-{what}-{thing}" for thing in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+]
 _ALWAYS = ("400", "401", "403", "405", "417", "429", "431", "500", "503")
 _WITH_BODY = (*_ALWAYS, "404", "408", "413", "415")
 
 
 class Description:
-    """The document, made when it is first asked for and again when the engines come up, whose fields it names."""
+    """The document: made when it is first asked for, and again once the engines, whose fields it names, are up, or
+    other limits hold."""
 
-    def __init__(self, tiers: TierPair, bounds: ServerConfig, keys: bool = False) -> None:
-        self._tiers, self.bounds, self._keys = tiers, bounds, keys
+    def __init__(self, tiers: TierPair, bodies: BodyReader, keys: bool = False) -> None:
+        self._tiers, self._bodies, self._keys = tiers, bodies, keys
         self._made: tuple[object, bytes] = (None, b"")
 
     async def body(self) -> bytes:
-        made_of = (self._tiers.has_request_model, self.bounds)
+        bounds = self._bodies.bounds
+        made_of = (self._tiers.has_request_model, bounds)
         if self._made[0] != made_of:
             # vLLM takes 0.2 s over its part.
-            described = await asyncio.to_thread(document, self._tiers, self.bounds, self._keys)
+            described = await asyncio.to_thread(document, self._tiers, bounds, self._keys)
             self._made = (made_of, json.dumps(described).encode())
         return self._made[1]
 
@@ -90,10 +97,10 @@ def _generation(summary: str, body: Schema, answer: str) -> Schema:
 
 def _posted(summary: str, body: Schema, content: dict[str, Any]) -> Schema:
     told = ("tier", "score", "cause", "confidence", "escalated")
-    answered = _answered(summary, content, [f"x-tierserve-{name}" for name in told])
+    answered = _answered(summary, content, [*(f"x-tierserve-{name}" for name in told), *_ALLOWANCE])
     return {
         "summary": summary,
-        "parameters": [_parameter(name) for name in ("x-request-id", "x-session-id", "x-tierserve-tier")],
+        "parameters": [_parameter(name) for name in _POSTED_WITH],
         "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
         "responses": {"200": answered} | _refusals(_WITH_BODY),
     }
@@ -139,7 +146,7 @@ def _refusals(statuses: tuple[str, ...]) -> Schema:
 
 
 def _refusal(status: str) -> Schema:
-    headers = {"405": ["allow"], "429": ["retry-after"], "503": ["retry-after"]}
+    headers = {"405": ["allow"], "429": ["retry-after", *_ALLOWANCE], "503": ["retry-after"]}
     return _answered(_REFUSALS[status], {_JSON: _schema("Error")}, headers.get(status))
 
 
@@ -155,6 +162,7 @@ def _headers() -> dict[str, Any]:
         "allow": ("The methods that the path has.", text),
     }
     sometimes = {"retry-after": ("Seconds.", {"type": "integer", "minimum": 1})}
+    sometimes |= {name: ("Of the key, where it has such a limit.", text) for name in _ALLOWANCE}
     return {
         name: {"description": description, "required": name in always, "schema": schema}
         for name, (description, schema) in (always | sometimes).items()
@@ -167,6 +175,10 @@ def _parameters(tiers: TierPair) -> dict[str, Any]:
     described: dict[str, tuple[str, Schema]] = {
         "x-request-id": ("The caller's name for the request, which the answer carries.", identifier),
         "x-session-id": ("The chat's conversation, which stays on its tier.", identifier),
+        "x-request-timeout-s": (
+            "Seconds after which nobody waits any more; the node's own limit where that is less.",
+            {"type": "number", "exclusiveMinimum": 0},
+        ),
         "x-tierserve-tier": ("Forces a tier.", {"enum": [*(tier.name for tier in tiers), *Role]}),
     }
     return {

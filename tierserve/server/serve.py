@@ -32,10 +32,23 @@ from tierserve.router.router import Router, build_router
 from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
+from tierserve.server.exposure import check_exposure, warn_of_plain_text
+from tierserve.server.guard import ACCESS
 from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
-from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, pricing, routing, warning
+from tierserve.server.reloading import (
+    Reloading,
+    bounding,
+    draining,
+    entering,
+    judging,
+    logging_level,
+    pricing,
+    routing,
+    warning,
+)
 from tierserve.server.supervision import Supervision
+from tierserve.server.tls import TlsSite
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
@@ -88,17 +101,30 @@ def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.soc
 
     tiers, router = build_tiers(config.tiers), build_router(config.router)
     escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
+    if inherited is not None:
+        check_exposure(config.server, inherited.getsockname()[0])
     listener = inherited or _listen(config.server)
     node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager)
-    with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as sockets:
-        # vLLM leaves the sockets between its processes lying where it made them.
-        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
+    with (
+        configured(config.log),
+        tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
+    ):
+        _keep_in(scratch)
         try:
             status: int = uvloop.run(_until_signalled(node))
             return status
         finally:
             listener.close()
             _end_children()
+
+
+def _keep_in(scratch: str) -> None:
+    """vLLM leaves sockets and files of its processes lying where it made them; this folder goes when the node does.
+    What torch compiles is worth keeping, where it would have kept it."""
+    compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", scratch)
+    os.environ["TMPDIR"] = scratch
 
 
 async def _until_signalled(node: _Node) -> int:
@@ -156,8 +182,10 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
     pipeline = Pipeline(router, tiers, record, node.escalator)
     app = create_app(config, pipeline, router, tiers, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
+    metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
-    site = web.SockSite(runner, node.listener, backlog=_BACKLOG)
+    context = app[ACCESS].ssl_context
+    site = (TlsSite if context else web.SockSite)(runner, node.listener, ssl_context=context, backlog=_BACKLOG)
     if node.inherited:
         log.info("listening on the service manager's socket; server.host and server.port do not count")
     else:
@@ -174,6 +202,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
         bounding(app[BODIES], runner.connections),
         logging_level(),
         draining(),
+        entering(app[ACCESS]),
     ]
     reloading = Reloading(node.path, config, parts, reload, node.manager, supervision.status)
     try:
@@ -183,7 +212,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
                 if node.inherited:
                     await site.start()
                 supervision.serve()
-                _announce(node.listener, tiers, await _routed(config.server.examples, router, tiers))
+                _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
                 async with reloading.running():
                     await end.wait()
                 supervision.drain()
@@ -262,6 +291,7 @@ def _listen(config: ServerConfig) -> socket.socket:
     """A bound socket, before anything is loaded: a port that is taken is said at once. Raises ConfigError."""
     try:
         address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        check_exposure(config, str(address[4][0]))
         listener = socket.socket(address[0], socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address[4])
@@ -290,16 +320,18 @@ async def _routed(examples: Sequence[str], router: Router, tiers: TierPair) -> s
     return "".join(["\n", *lines]) if lines else ""
 
 
-def _announce(listener: socket.socket, tiers: TierPair, routed: str) -> None:
+def _announce(config: ServerConfig, listener: socket.socket, tiers: TierPair, routed: str) -> None:
     host, port = listener.getsockname()[:2]
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    warn_of_plain_text(config, host)
+    base = f"{'https' if config.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     log.info("ready at %s/v1", base)
     names = ", ".join(tier.name for tier in tiers)
+    key = ' -H "authorization: Bearer $KEY"' if config.keys else ""
     print(
         f"""
 tierserve is ready at {base}/v1 (models: auto, {names})
 {routed}
-  curl -i {base}/v1/chat/completions -H 'content-type: application/json' \\
+  curl -i {base}/v1/chat/completions -H 'content-type: application/json'{key} \\
        -d '{{"model": "auto", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 Ctrl-C ends it.

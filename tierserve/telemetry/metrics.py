@@ -15,6 +15,7 @@ from prometheus_client import (
 from tierserve.core import Outcome
 from tierserve.telemetry.exposition import exposition
 from tierserve.telemetry.families.admission import Admissions
+from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
@@ -31,12 +32,14 @@ class Metrics:
     def __init__(self, tiers: Iterable[str]) -> None:
         names = list(tiers)
         self.registry = CollectorRegistry()
+        self._key_names: Callable[[], Iterable[str]] = tuple
         self._traffic = Traffic(self.registry, names)
         self._tiers = Tiers(self.registry, names)
         self._routing = Routing(self.registry)
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
         self._admissions = Admissions(self.registry, names)
+        self._connections = ConnectionCounts(self.registry)
         families = (
             self._traffic,
             self._tiers,
@@ -85,9 +88,13 @@ class Metrics:
             self._admissions.watch_waiting(tier, count)
         self._admissions.watch_refusals(refused)
 
-    def expect_keys(self, names: Iterable[str]) -> None:
-        """Callers' keys, by name: their series stand at zero from now on."""
-        self._costs.expect(names)
+    def watch_connections(self, count: Callable[[], int], cut_off: Mapping[str, int]) -> None:
+        """Likewise for how many are open, and how many the node has ended: `head`, `answer`, `full`."""
+        self._connections.watch(count, cut_off)
+
+    def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
+        """Likewise for the names of callers' keys, so that the series of each stand at zero before it is used."""
+        self._key_names = names
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:
@@ -95,4 +102,5 @@ class Metrics:
 
     def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
         """The text exposition of the node's metrics and its engines'."""
+        self._costs.expect(self._key_names())
         return exposition([self.registry.collect(), *engines])
