@@ -112,7 +112,7 @@ class Escalator:
         holding = asyncio.create_task(self._hold(judge, reply, reply.events, held))
         try:
             # The layer may be silent for long: it hides reasoning, and gathers calls of tools.
-            await asyncio.wait({holding, ear.found}, return_when=asyncio.FIRST_COMPLETED)
+            await _either(holding, ear.found)
             if holding.done():
                 holding.result()
             decision = self._decided(decision, judge)
@@ -138,7 +138,7 @@ class Escalator:
         judge = ear.judge
         answering = asyncio.create_task(self._small.generate(judge.call, ear))
         try:
-            await asyncio.wait({answering, ear.found}, return_when=asyncio.FIRST_COMPLETED)
+            await _either(answering, ear.found)
             if not answering.done():  # some are known not to do before they are complete
                 decision = self._decided(decision, judge)
                 reply = await answering
@@ -232,6 +232,10 @@ def _doubt_of(error: BaseException) -> Doubt | None:
         case TierUnavailable():
             return Doubt.FAILURE
     return None
+
+
+async def _either(*futures: "asyncio.Future[Any]") -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _ended(*tasks: "asyncio.Task[Any]") -> None:
