@@ -162,6 +162,9 @@ class Load:
     small: Queue | None = Queue()
     large: Queue | None = Queue()
 
+    def __getitem__(self, role: Role) -> Queue | None:
+        return self.small if role is Role.SMALL else self.large
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -202,7 +205,7 @@ class Judgement:
 
     `confidence` is 0 to 1, None where it was never known. `escalated`: the large tier answered instead, and `wasted` is
     what the small one had read and written by then. `held_s` is how long the answer was held back, from when the tier
-    was asked.
+    was asked; `queue_s` is how long the request had waited for it before.
     """
 
     confidence: float | None = None
@@ -211,6 +214,7 @@ class Judgement:
     held_s: float = 0.0
     wasted: Usage = field(default_factory=Usage)
     prewarm: Prewarm | None = None
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
