@@ -438,6 +438,38 @@ class TiersConfig(Section):
         return self.small if role is Role.SMALL else self.large
 
 
+class FaultsConfig(Section):
+    """What the node does when an engine dies or hangs: it ends it and builds it anew, and serves on with the other."""
+
+    hang_s: float = Field(
+        60,
+        gt=0,
+        description="An engine with requests, or asked whether it is well, that does no step for so long is taken to "
+        "hang. More than the longest step takes: a batch of long prompts, read on a CPU, may need a minute.",
+    )
+    check_s: float = Field(
+        30, gt=0, description="How often an engine without requests is asked whether it is well, in seconds."
+    )
+    backoff_s: float = Field(
+        1,
+        gt=0,
+        description="An engine that died is rebuilt at once. From the second try on so many seconds are waited for, "
+        "each time twice as long. A remote tier that can't be reached is asked again likewise.",
+    )
+    backoff_max_s: float = Field(
+        60, gt=0, description="Longest such wait, in seconds. An engine that has served for as long starts over."
+    )
+    rebuild_s: float = Field(
+        1800, gt=0, description="How long a rebuild may take, in seconds; then it is ended and tried again."
+    )
+    exit_after_s: float = Field(
+        600,
+        gt=0,
+        description="After so many seconds in which neither tier could answer the node ends with status 75, so that a "
+        "service manager starts it again. Longer than a rebuild takes.",
+    )
+
+
 class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level written.")
     format: Literal["auto", "json", "text"] = Field(
@@ -519,6 +551,7 @@ class NodeConfig(Section):
         EscalationConfig(), description="How the small tier's answers are judged, or `off`: they stand."
     )
     tiers: TiersConfig
+    faults: FaultsConfig = FaultsConfig()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(

@@ -129,17 +129,19 @@ async def health(request: web.Request) -> web.Response:
 
 @routes.get("/ready")
 async def ready(request: web.Request) -> web.Response:
-    """Whether all tiers can answer."""
+    """Whether the node can answer: first once all is loaded; then a tier that is away makes it degraded, no more, for
+    the other one answers in its place, and to take such a node's traffic away would be worse."""
     tiers = request.app[TIERS]
     draining = request.app[DRAINING].is_set()
     router_ready = request.app[ROUTER].ready
-    all_ready = router_ready and tiers.ready and not draining
+    able = router_ready and tiers.able and not draining
     body = {
-        "ready": all_ready,
+        "ready": able,
+        "degraded": [tier.name for tier in tiers if tier.state is not TierState.READY],
         "router": _state(TierState.READY if router_ready else TierState.LOADING, "the encoder"),
         "tiers": {tier.name: _state(tier.state, tier.waiting_for) for tier in tiers},
     } | ({"draining": True} if draining else {})
-    return web.json_response(body, status=HTTPStatus.OK if all_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+    return web.json_response(body, status=HTTPStatus.OK if able else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @routes.get("/metrics")

@@ -122,9 +122,9 @@ def _named_model() -> Schema:
 
 
 def _ready() -> Schema:
-    got = _got("Whether all tiers can answer; else what each is waiting for.", _schema("Ready"))
+    got = _got("Whether the node can answer, and what each tier that can't is waiting for.", _schema("Ready"))
     not_yet = {"schema": {"anyOf": [ref("Ready"), ref("Error")]}}
-    got["responses"]["503"] = _answered("Not all of them can, or the server is full.", {_JSON: not_yet})
+    got["responses"]["503"] = _answered("It can't yet or any more, or the server is full.", {_JSON: not_yet})
     return got
 
 

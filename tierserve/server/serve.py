@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.pair import TierPair, build_tiers
+from tierserve.tiers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from tierserve.telemetry.tracing import Tracing
@@ -66,6 +68,8 @@ _QUIET_POLLS = 3
 # For answers that are complete and still on their way to a slow reader.
 _LAST_BYTES_S = 5.0
 _CHILDREN_S = 0.5
+# EX_TEMPFAIL of sysexits.h: no tier could answer any more; to be started again.
+_NO_TIER_LEFT = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +156,7 @@ async def _until_signalled(node: _Node) -> int:
     await asyncio.wait({life, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if life.done():
-        life.result()
-        return 0
+        return life.result()
     log.warning("second signal: ending at once")
     life.cancel()
     with suppress(asyncio.CancelledError):
@@ -161,8 +164,8 @@ async def _until_signalled(node: _Node) -> int:
     return 128 + received[-1]
 
 
-async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
-    """`end` and `reload` are set by signals."""
+async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
+    """Returns the exit status. `end` and `reload` are set by signals."""
     config, router, tiers = node.config, node.router, node.tiers
     metrics = Metrics(tier.name for tier in tiers)
 
@@ -194,6 +197,8 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
     supervision = Supervision(
         node.manager, lambda: router.ready, list(tiers), engines, lambda: len(app[IN_FLIGHT]), config.server.load_s
     )
+    supervisor = Supervisor(config.faults, tiers, _settle)
+    metrics.watch_engines(supervisor.restarts, {tier.name: partial(supervisor.down_s, tier.name) for tier in tiers})
     parts = [
         routing(router),
         judging(pipeline, tiers, router),
@@ -213,11 +218,12 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
                     await site.start()
                 supervision.serve()
                 _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
-                async with reloading.running():
-                    await end.wait()
+                async with reloading.running(), supervisor.watching():
+                    await _first(end, supervisor.gave_up)
                 supervision.drain()
                 await _drain(app, site, reloading.current.server.drain_s)
             supervision.end()
+        return _NO_TIER_LEFT if supervisor.gave_up.is_set() else 0
     finally:
         try:
             # Whatever is still running now had its time, or was told to end at once.
@@ -232,6 +238,16 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
             if tracing is not None:
                 await tracing.close()
         log.info("ended")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _tracing(config: NodeConfig) -> "Tracing | None":
@@ -267,7 +283,11 @@ async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
 
 
 def _settle() -> None:
-    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again."""
+    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again.
+
+    After a rebuild it does, once: the engine that died was among what stays.
+    """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

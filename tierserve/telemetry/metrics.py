@@ -17,6 +17,7 @@ from tierserve.telemetry.exposition import exposition
 from tierserve.telemetry.families.admission import Admissions
 from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
+from tierserve.telemetry.families.engines import Engines
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
 from tierserve.telemetry.families.tiers import Tiers
@@ -39,6 +40,7 @@ class Metrics:
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
         self._admissions = Admissions(self.registry, names)
+        self._engines = Engines(self.registry, names)
         self._connections = ConnectionCounts(self.registry)
         families = (
             self._traffic,
@@ -64,6 +66,10 @@ class Metrics:
     def watch_tier(self, tier: str, ready: Callable[[], bool], waiting: Callable[[], int]) -> None:
         """Ask for a tier's state when scraped."""
         self._tiers.watch(tier, ready, waiting)
+
+    def watch_engines(self, restarts: Mapping[tuple[str, str], int], down_s: Mapping[str, Callable[[], float]]) -> None:
+        """Likewise for engines that were rebuilt, by tier and reason, and for the seconds that a tier was down."""
+        self._engines.watch(restarts, down_s)
 
     def watch_router(self, threshold: Callable[[], float], hits: Callable[[], int], misses: Callable[[], int]) -> None:
         """Likewise for what the router knows."""
