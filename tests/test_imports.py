@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # DESIGN: each room may import the rooms on lines above its own, and itself.
 LAYERS = [
-    {"__init__", "core", "errors", "threads"},
+    {"__init__", "core", "errors", "threads", "deadline"},
     {"config", "weights"},
     {"router", "tiers", "confidence", "cost", "telemetry"},
     {"escalation"},
