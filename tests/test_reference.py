@@ -56,6 +56,7 @@ def test_bounds_choices_and_defaults_are_told() -> None:
         "| `router.scorer` | `head`, `seeds`, `length` | `head` |",
         "| `tiers.large` | as `tiers.small` | required |",
         "| `router.assess` | section | `off` |",
+        "| `tiers.small.remote` | section | none |",
         "| `server.host` | text | `127.0.0.1` |",
     ):
         assert row in PAGE, row

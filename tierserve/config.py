@@ -9,6 +9,7 @@ Engine options are handed to vLLM as they stand; tiers/vllm_options.py checks th
 
 import difflib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -31,12 +32,60 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class LimitsConfig(Section):
+    """What one request may hold. More is refused, naming the limit, before any engine sees it."""
+
+    messages: int = Field(1024, ge=1, description="Messages of a chat.")
+    parts: int = Field(1024, ge=1, description="Content parts and tool calls in all messages of a chat together.")
+    tools: int = Field(128, ge=0, description="Tools that a request offers.")
+    choices: int = Field(128, ge=1, description="Answers in all: `n`, or `best_of`, times the prompts in the list.")
+    stop: int = Field(16, ge=0, description="Stop texts; stop tokens and forbidden words likewise.")
+    logprobs: int = Field(20, ge=0, description="Largest `logprobs`, `top_logprobs` and `prompt_logprobs`.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Largest `max_tokens` and `max_completion_tokens` that may be asked for; null: what the tier's "
+        "context holds. Who asks for nothing gets what the engine's generation config says.",
+    )
+    entries: int = Field(
+        4096, ge=1, description="Entries of any other list or object at the top of a body, such as `logit_bias`."
+    )
+    values: int = Field(
+        262_144, ge=64, description="JSON values in a body, all together; token ids of a prompt are some of them."
+    )
+    depth: int = Field(64, ge=8, le=200, description="Lists and objects within each other.")
+    headers: int = Field(64, ge=16, le=1000, description="Headers; more: 431.")
+    head_line_bytes: int = Field(
+        8190, ge=1024, le=65536, description="Length of the request's line, and of each header; longer: 431."
+    )
+    reading_mb: float = Field(
+        256, gt=0, description="Bodies that are being read, all together, in MiB; beyond it: 503."
+    )
+
+
 class ServerConfig(Section):
     """Where the node listens, what it takes in, how it ends."""
 
     host: str = Field("127.0.0.1", description="Address to listen on. Loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     max_body_mb: float = Field(4, gt=0, le=1024, description="Largest request body, in MiB; beyond it: 413.")
+    limits: LimitsConfig = Field(LimitsConfig(), description="What one request may hold.")
+    max_connections: int = Field(4096, ge=1, description="Open connections; beyond it: 503, and closed.")
+    head_s: float = Field(
+        10, gt=0, description="How long a request's line and headers may take to come in, in seconds; then cut off."
+    )
+    body_s: float = Field(60, gt=0, description="How long a body may take to come in, in seconds; then: 408.")
+    write_s: float = Field(
+        30,
+        gt=0,
+        description="How long a caller may leave an answer lying, in seconds; then the connection is closed, which "
+        "frees the slot in the engine.",
+    )
+    idle_s: float = Field(
+        75,
+        gt=0,
+        description="How long a connection stays open without a request, in seconds. Longer than a load balancer's.",
+    )
     examples: list[str] = Field(
         [],
         max_length=10,
@@ -325,6 +374,13 @@ class TierConfig(Section):
     reasoning_parser: str = Field("", description="vLLM's parser for reasoning models; none by default.")
     chat_template: str | None = Field(None, description="A Jinja file that replaces the model's own template.")
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs its engine runs on; 1 where there is none."""
+        engine = self.engine or {}
+        kinds = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+        return math.prod(int(engine.get(kind) or 1) for kind in kinds)
+
     @model_validator(mode="after")
     def _is_one_kind(self) -> "TierConfig":
         if (self.engine is None) == (self.remote is None):
@@ -358,6 +414,46 @@ class LogConfig(Section):
     )
 
 
+class TokenSecondsConfig(Section):
+    """Seconds of a tier, fully loaded, for a million tokens."""
+
+    prompt: float = Field(ge=0, description="For a million tokens read.")
+    completion: float = Field(ge=0, description="For a million tokens written.")
+
+
+class TierCostConfig(Section):
+    """What a tier's work costs."""
+
+    gpu_share: float | None = Field(
+        None,
+        gt=0,
+        description="The tier's part of the host's price; 1 is the whole. Default: its engine's GPUs among those of "
+        "both tiers. Required of a remote tier.",
+    )
+    seconds_per_million: TokenSecondsConfig | None = Field(
+        None,
+        description="Seconds for which a million tokens occupy the whole tier when it is fully loaded. Default: "
+        "measured while the node serves.",
+    )
+
+
+class CostConfig(Section):
+    """What requests cost, and would have cost on the large tier alone."""
+
+    price_per_host_hour: float = Field(gt=0, description="The host's price for an hour, in any money.")
+    prompt_weight: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Where seconds are measured: what reading a token takes, as a part of what writing one does.",
+    )
+    small: TierCostConfig = TierCostConfig()
+    large: TierCostConfig = TierCostConfig()
+
+    def __getitem__(self, role: Role) -> TierCostConfig:
+        return self.small if role is Role.SMALL else self.large
+
+
 class NodeConfig(Section):
     """One node: a router and two tiers behind one OpenAI-compatible endpoint."""
 
@@ -372,6 +468,10 @@ class NodeConfig(Section):
     )
     tiers: TiersConfig
     log: LogConfig = LogConfig()
+    cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(
+        None,
+        description="What the host costs, so that the node tells what requests do; `off`, the default: it does not.",
+    )
 
     @model_validator(mode="after")
     def _queues_can_be_counted(self) -> "NodeConfig":
@@ -381,6 +481,14 @@ class NodeConfig(Section):
                 raise ValueError(
                     f"router.load needs tiers.{role}.remote.max_num_seqs, to know when requests wait there"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _costs_have_shares(self) -> "NodeConfig":
+        for role in Role if self.cost is not None else ():
+            assert self.cost is not None
+            if self.tiers[role].remote is not None and self.cost[role].gpu_share is None:
+                raise ValueError(f"cost.{role}.gpu_share is missing: of a remote tier it can't be told")
         return self
 
     @model_validator(mode="after")

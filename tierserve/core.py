@@ -196,10 +196,11 @@ class Judgement:
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a request cost, with the answer that was thrown away where it escalated, and what the large tier alone would
-    have cost; both in the money of the configured price."""
+    have cost; in the money of the configured price. `wasted`: of what was spent, what was thrown away."""
 
     spent: float
     all_large: float
+    wasted: float = 0.0
 
 
 @dataclass(slots=True)

@@ -101,7 +101,7 @@ def _default(option: Schema) -> str:
 def _default_of_section(option: Schema) -> str:
     default = option.get("default")
     if default is None:
-        return "`off`"
+        return "`off`" if any("off" in choice.get("enum", ()) for choice in option["anyOf"]) else "none"
     return f"`{json.dumps(default)}`" if default in ([], {}) else "on, as below"
 
 

@@ -181,14 +181,6 @@ async def test_a_fault_in_a_stream_that_has_begun_ends_it_in_its_own_form(
     assert api.outcomes[0].status is Status.ERROR
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_body_that_can_t_be_unpacked_is_a_400(api: Api, encoding: str) -> None:
-    headers = {"content-encoding": encoding}
-    response = await api.client.post("/v1/chat/completions", data=b"no such thing", headers=headers)
-    assert response.status == 400
-    await error_of(response)
-
-
 async def test_what_is_refused_is_counted(api: Api) -> None:
     await api.client.get("/nowhere")
     await api.chat(model="nobody")
@@ -199,7 +191,7 @@ async def test_what_is_refused_is_counted(api: Api) -> None:
 async def test_a_body_beyond_the_limit_is_a_413(api: Api) -> None:
     response = await api.chat("x" * 20_000)
     assert response.status == 413
-    assert "exceeded" in str((await error_of(response))["message"])
+    assert "exceeds" in str((await error_of(response))["message"])
 
 
 async def test_paths_and_methods_that_are_not_there(api: Api) -> None:

@@ -34,7 +34,8 @@ def ask(node: Node, answers: list[Any], stream: bool, model: str = "auto", max_t
         "ignore_eos": True,
         "stream": stream,
     }
-    request = urllib.request.Request(f"{node.url}/v1/chat/completions", json.dumps(body).encode())
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{node.url}/v1/chat/completions", json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=120) as response:
             answers.append(response.read().decode())

@@ -39,7 +39,7 @@ def said(text: str) -> list[Any]:
 
 def post(node: Node, path: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:
     """Bytes as they stand, which the SDK would not send: status, headers, body."""
-    request = urllib.request.Request(f"{node.url}{path}", body, headers or {})
+    request = urllib.request.Request(f"{node.url}{path}", body, {"content-type": "application/json"} | (headers or {}))
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.headers, json.load(response)

@@ -7,7 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tierserve.core import (
     Call,
+    Caller,
     Cause,
+    Cost,
     Decision,
     Doubt,
     Judgement,
@@ -81,7 +83,8 @@ def test_an_outcome_adds_no_series_that_was_not_there_from_the_start() -> None:
         metrics.record(Outcome(CALL, status, decision if status is not Status.OK else None, "l"))
         if status is not Status.OK:
             metrics.record(Outcome(CALL, status))
-    metrics.record(Outcome(CALL, Status.OK, decision, "l", judgement=Judgement(0.1, Doubt.LOW, True)))
+    judged = Outcome(CALL, Status.OK, decision, "l", judgement=Judgement(0.1, Doubt.LOW, True), cost=Cost(1, 2, 3))
+    metrics.record(judged)
     for refused in (400, 401, 403, 404, 405, 408, 413, 429, 500, 503):
         metrics.count_refusal(refused)
     assert {name for name in set(samples(metrics)) - before if "none" not in dict(name[1]).values()} == set()
@@ -182,3 +185,21 @@ def test_a_judgement_is_counted_by_what_came_of_it() -> None:
     assert found[key("tierserve_prewarms_total", result="hit")] == 1
     assert found[key("tierserve_prewarms_total", result="unused")] == 1
     assert found[key("tierserve_prewarms_total", result="late")] == 0
+
+
+def test_money_is_counted_by_tier_and_key() -> None:
+    metrics, mine = Metrics(["s", "l"]), replace(CALL, caller=Caller("mine"))
+    small, large = Decision(Role.SMALL, Cause.SCORE), Decision(Role.LARGE, Cause.ESCALATION)
+    metrics.record(Outcome(mine, Status.OK, small, "s", cost=Cost(1, 5)))
+    metrics.record(Outcome(mine, Status.OK, large, "l", cost=Cost(7, 5, 2)))
+    metrics.record(Outcome(CALL, Status.OK, small, "s", cost=Cost(0.5, 2)))
+    metrics.record(Outcome(CALL, Status.OK, small, "s"))
+    found = samples(metrics)
+    assert found[key("tierserve_cost_total", tier="s", key="mine")] == 1
+    assert found[key("tierserve_cost_total", tier="l", key="mine")] == 7
+    assert found[key("tierserve_cost_total", tier="s", key="")] == 0.5
+    assert found[key("tierserve_cost_all_large_total", key="mine")] == 10
+    assert found[key("tierserve_cost_saved", key="mine")] == 2
+    assert found[key("tierserve_cost_saved", key="")] == 1.5
+    assert found[key("tierserve_cost_wasted_total")] == 2
+    assert found[key("tierserve_cost_unpriced_requests_total")] == 1

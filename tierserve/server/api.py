@@ -19,7 +19,8 @@ from tierserve.core import Call, Decision, Judgement, Kind
 from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
-from tierserve.server.reading import AUTO, check_id, read_call, read_json
+from tierserve.server.body import BodyReader
+from tierserve.server.reading import AUTO, check_id, read_call
 from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.base import Tier, TierState
@@ -31,6 +32,7 @@ PIPELINE = web.AppKey("pipeline", Pipeline)
 ROUTER = web.AppKey("router", Router)
 TIERS = web.AppKey("tiers", TierPair)
 METRICS = web.AppKey("metrics", Metrics)
+BODIES = web.AppKey("bodies", BodyReader)
 # Set once the node is asked to end: answers then close their connections, so that none is left to wait for.
 DRAINING = web.AppKey("draining", asyncio.Event)
 # Set when what is still running has to end without its answer.
@@ -52,6 +54,7 @@ def create_app(
 ) -> web.Application:
     app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
+    app[BODIES] = BodyReader(config.server)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for tier in tiers:
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
@@ -74,7 +77,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 @routes.post("/v1/route")
 async def route(request: web.Request) -> web.Response:
     """The decision for a chat or completion request, without an answer."""
-    body = read_json(await request.read())
+    body = await request.app[BODIES].read(request)
     call = _read_call(request, Kind.COMPLETION if "prompt" in body else Kind.CHAT, body)
     decision = await request.app[PIPELINE].decide(call)
     tier = request.app[TIERS][decision.role].name
@@ -138,7 +141,7 @@ async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
-    call = _read_call(request, kind, read_json(await request.read()))
+    call = _read_call(request, kind, await request.app[BODIES].read(request))
     answer = await request.app[PIPELINE].answer(call)
     headers = _headers(answer.tier, answer.decision, answer.judgement)
     if answer.events is None:
@@ -206,7 +209,7 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.app[CUT_OFF].is_set():
             raise  # likewise
         response = refusal(TierUnavailable(CUT_OFF_MESSAGE))
-    except RequestPayloadError as error:  # chunks or compression that can't be read
+    except RequestPayloadError as error:  # chunks that can't be read
         response = refusal(RequestError(f"the body can't be read: {error}"))
     except Exception as error:
         _log_fault(request, error)

@@ -1,10 +1,8 @@
-"""From the bytes of a request to a Call: what every tier needs to know of it, checked. Raises RequestError."""
+"""From the body of a request to a Call: what every tier needs to know of it, checked. Raises RequestError."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
-
-from pydantic_core import from_json
 
 from tierserve.core import Call, Cause, Kind, Prompt, Role
 from tierserve.errors import RequestError, UnknownModel
@@ -29,17 +27,6 @@ _MESSAGE_FIELDS = {
     "refusal",
 }
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-
-
-def read_json(raw: bytes) -> dict[str, Any]:
-    """Strict JSON: no NaN, no lone surrogates, no nesting without end."""
-    try:
-        body = from_json(raw, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"the body is not valid JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise RequestError("the body must be a JSON object")
-    return body
 
 
 def read_call(

@@ -29,6 +29,8 @@ PATHS = (
     "/metrics",
 )
 _RETRY_AFTER_S = "5"
+# Of aiohttp's errors: what would do instead.
+_KEPT = ("allow", "accept", "accept-encoding")
 CUT_OFF_MESSAGE = "the server is ending and had no more time for this request: send it again"
 # What a caller sees of a fault of ours: nothing of its inside.
 _FAULT = "the server failed to answer this request; its log has the place beside the request's id"
@@ -59,7 +61,7 @@ def refusal(error: TierserveError | web.HTTPException) -> web.Response:
         case web.HTTPException():
             status = HTTPStatus(error.status)
             kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-            headers = {name: value for name, value in error.headers.items() if name.lower() == "allow"}
+            headers = {name: value for name, value in error.headers.items() if name.lower() in _KEPT}
         case _:
             return fault()
     if isinstance(error, Refused) and error.retry_after_s is not None:

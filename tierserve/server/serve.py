@@ -23,6 +23,8 @@ from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.connection import Runner
+from tierserve.server.costing import Costing
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
@@ -96,15 +98,16 @@ async def _live(
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
+    costing = Costing(config, metrics)
 
     def record(outcome: Outcome) -> None:
+        costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
         log_outcome(outcome)
 
     app = create_app(config, Pipeline(router, tiers, record, escalator), router, tiers, metrics)
-    # A caller that goes away cancels its handler, and so frees its slot in the engine.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_BYTES_S)
+    runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)
     await site.start()

@@ -14,6 +14,7 @@ from prometheus_client import (
 
 from tierserve.core import Outcome
 from tierserve.telemetry.exposition import exposition
+from tierserve.telemetry.families.cost import Costs
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
 from tierserve.telemetry.families.tiers import Tiers
@@ -33,7 +34,9 @@ class Metrics:
         self._tiers = Tiers(self.registry, names)
         self._routing = Routing(self.registry)
         self._judging = Judging(self.registry)
-        self._readers = (self._traffic.record, self._tiers.record, self._routing.record, self._judging.record)
+        self._costs = Costs(self.registry, names)
+        families = (self._traffic, self._tiers, self._routing, self._judging, self._costs)
+        self._readers = [family.record for family in families]
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.registry.register(GC_COLLECTOR)
@@ -61,6 +64,10 @@ class Metrics:
     def watch_share(self, share: LargeShare) -> None:
         """Likewise for the large tier's share."""
         self._routing.watch_share(share)
+
+    def watch_costs(self, tier: str, busy: Callable[[], float], rate: Callable[[str], float]) -> None:
+        """Likewise for the seconds in which a tier was busy, and for those of a million tokens in a direction."""
+        self._costs.watch(tier, busy, rate)
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:

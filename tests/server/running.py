@@ -1,0 +1,140 @@
+"""A node's whole HTTP surface over scripted tiers, on a port of the loopback, for callers who speak raw bytes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from tests.test_pipeline import word_router
+from tierserve.config import NodeConfig
+from tierserve.core import Outcome
+from tierserve.pipeline import Pipeline
+from tierserve.server.api import create_app
+from tierserve.server.connection import Runner
+from tierserve.telemetry.metrics import Metrics
+from tierserve.tiers.pair import TierPair
+from tierserve.tiers.scripted import ScriptedTier
+
+
+@dataclass
+class Surface:
+    port: int
+    app: web.Application
+    runner: Runner
+    small: ScriptedTier
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    async def connect(self) -> "Caller":
+        return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def exchange(self, sent: bytes) -> "Answer":
+        """One answer to these bytes, over a connection of their own."""
+        caller = await self.connect()
+        try:
+            await caller.send(sent)
+            return await caller.answer()
+        finally:
+            await caller.close()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """In OpenAI's form, or this fails."""
+        body = json.loads(self.body)
+        assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
+        assert self.headers["x-request-id"]
+        return body["error"]  # type: ignore[no-any-return]
+
+
+@dataclass
+class Caller:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self, without_body: bool = False) -> Answer:
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
+        body = b"" if without_body else await self._body(headers)
+        return Answer(int(head[0].split()[1]), headers, body)
+
+    async def _body(self, headers: dict[str, str]) -> bytes:
+        if "content-length" in headers:
+            return await self.reader.readexactly(int(headers["content-length"]))
+        if headers.get("transfer-encoding") != "chunked":
+            return await self.reader.read()
+        body = b""
+        while size := int(await self.reader.readline(), 16):
+            body += (await self.reader.readexactly(size + 2))[:-2]
+        await self.reader.readline()
+        return body
+
+    async def hung_up(self) -> bool:
+        """Waits for the other end to end the connection; what it still said is dropped."""
+        try:
+            while await self.reader.read(1 << 16):
+                pass
+        except ConnectionError:
+            pass
+        return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait; that it never comes true is a test's timeout."""
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def surface(**server: Any) -> AsyncIterator[Surface]:
+    """With these options of `server:`."""
+    tier = {"engine": {"model": "m"}}
+    tiers = {"small": {"name": "s", **tier}, "large": {"name": "l", **tier}}
+    config = NodeConfig.model_validate({"server": server, "tiers": tiers})
+    small, outcomes = ScriptedTier("s"), list[Outcome]()
+    pair, router, metrics = TierPair(small, ScriptedTier("l")), word_router(), Metrics(["s", "l"])
+    await router.start()
+    await pair.start()
+    app = create_app(config, Pipeline(router, pair, outcomes.append), router, pair, metrics)
+    runner = Runner(app, config.server, metrics.count_refusal, 1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield Surface(runner.addresses[0][1], app, runner, small, outcomes)
+    finally:
+        await runner.cleanup()
+        await router.close()
+
+
+def request(body: bytes | dict[str, Any], path: str = "/v1/chat/completions", *headers: str) -> bytes:
+    """A POST as bytes, with its length."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(raw)}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode() + raw
+
+
+def chat(text: str = "a simple prompt", **options: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]} | options

@@ -1,0 +1,1 @@
+"""What requests cost: seconds of the tiers, as money."""
