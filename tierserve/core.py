@@ -142,6 +142,9 @@ class Load:
     small: Queue | None = Queue()
     large: Queue | None = Queue()
 
+    def __getitem__(self, role: Role) -> Queue | None:
+        return self.small if role is Role.SMALL else self.large
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:

@@ -7,6 +7,7 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 
@@ -15,13 +16,15 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from tierserve import __version__
 from tierserve.config import NodeConfig
-from tierserve.core import Call, Decision, Judgement, Kind
-from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
+from tierserve.core import Call, Decision, Judgement, Kind, Role
+from tierserve.deadline import HEADER as DEADLINE_HEADER
+from tierserve.deadline import deadline_of
+from tierserve.errors import DeadlineExceeded, RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
 from tierserve.server.body import BodyReader
 from tierserve.server.reading import AUTO, check_id, read_call
-from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, fault, fault_events, refusal
+from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, deadline_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.pair import TierPair
@@ -56,8 +59,9 @@ def create_app(
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
     app[BODIES] = BodyReader(config.server)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
-    for tier in tiers:
-        metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
+    for role in Role:
+        tier = tiers[role]
+        metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, pipeline, role))
     metrics.watch_router(lambda: router.threshold, lambda: router.cache_hits, lambda: router.cache_misses)
     router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
     app.add_routes(routes)
@@ -141,8 +145,11 @@ async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
+    arrived, pipeline = time.monotonic(), request.app[PIPELINE]
+    deadline = deadline_of(arrived, request.headers.get(DEADLINE_HEADER), pipeline.admission.longest_s)
+    pipeline.admission.check()  # here, where refusing costs least: before the body is read
     call = _read_call(request, kind, await request.app[BODIES].read(request))
-    answer = await request.app[PIPELINE].answer(call)
+    answer = await pipeline.answer(replace(call, deadline=deadline))
     headers = _headers(answer.tier, answer.decision, answer.judgement)
     if answer.events is None:
         return web.Response(body=answer.body, content_type=_JSON, headers=headers)
@@ -162,6 +169,8 @@ async def _stream(request: web.Request, answer: Answer, headers: dict[str, str])
                 await response.write(event)
         except ConnectionError:
             raise  # the caller is gone: nobody to tell
+        except DeadlineExceeded as error:
+            await response.write(deadline_events(error))
         except Exception as error:
             _log_fault(request, error)
             await response.write(fault_events())
@@ -240,8 +249,10 @@ def _is_ready(tier: Tier) -> bool:
     return tier.state is TierState.READY
 
 
-def _waiting(tier: Tier) -> int:
-    return tier.queue.waiting
+def _waiting(pipeline: Pipeline, role: Role) -> int:
+    """Before the tier and in it. None can be said of one that is away."""
+    queue = pipeline.admission.load()[role]
+    return queue.waiting if queue else 0
 
 
 def _cards(tiers: TierPair) -> list[dict[str, object]]:

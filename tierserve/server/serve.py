@@ -28,6 +28,7 @@ from tierserve.server.costing import Costing
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair, build_tiers
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ async def _live(
         share.record(outcome)
         log_outcome(outcome)
 
-    app = create_app(config, Pipeline(router, tiers, record, escalator), router, tiers, metrics)
+    pipeline = Pipeline(router, tiers, record, escalator, admission=Admission(tiers, config.admission))
+    app = create_app(config, pipeline, router, tiers, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=_BACKLOG)

@@ -97,6 +97,11 @@ class Admission:
         self._small_share = 1.0  # of the requests that are routed, lately
         self._numbers = count()
 
+    @property
+    def longest_s(self) -> float | None:
+        """That any request may take; None: there is no limit."""
+        return self._config.deadline_s if self._config else None
+
     def place(self, call: Call) -> Place:
         return Place(self, call, next(self._numbers))
 
@@ -144,11 +149,12 @@ class Admission:
         if not place.accepted:
             self._make_room(line, place)
         place.stage, place.role, place.since, place.accepted = Stage.WAITING, role, self.clock(), True
+        if line.has_room and not line.waiting:
+            self._let_in(line, place)
+            return
         place.let_in = asyncio.get_running_loop().create_future()
         insort(line.waiting, place, key=lambda each: each.order)
         self._serve(line)
-        if place.let_in.done():
-            place.let_in = None
 
     def leave(self, place: Place) -> None:
         self._give_up(place)
@@ -198,7 +204,11 @@ class Admission:
             place.let_in.set_exception(_overloaded(line, 0))
 
     def _check_deadline(self, how: str, line: "_Line", undecided: int, deadline: float | None) -> None:
-        if deadline is not None and self.clock() + line.expected_s(undecided) > deadline:
+        """Not of one that is over: that is told otherwise."""
+        if deadline is None:
+            return
+        now = self.clock()
+        if now < deadline < now + line.expected_s(undecided):
             self._refuse(how, line, undecided)
 
     def _refuse(self, how: str, line: "_Line", undecided: int) -> None:
@@ -209,18 +219,20 @@ class Admission:
         """Let in whoever is next, as long as there is room."""
         while line.waiting and line.has_room:
             place = line.waiting.pop(0)
-            assert place.let_in is not None
+            place.queue_s += self.clock() - place.since
             if line.ready:
-                now = self.clock()
-                place.queue_s += now - place.since
-                place.stage, place.since, place.worked_on = Stage.HOLDING, now, True
-                line.holding += 1
+                self._let_in(line, place)
             else:
                 self._enter_undecided(place)
+            assert place.let_in is not None
             if not place.let_in.done():  # else its caller has just gone away, and it leaves by itself
                 place.let_in.set_result(None)
         if line.waiting and line.look_again is None:
             line.look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look_again, line)
+
+    def _let_in(self, line: "_Line", place: Place) -> None:
+        place.stage, place.since, place.worked_on = Stage.HOLDING, self.clock(), True
+        line.holding += 1
 
     def _look_again(self, line: "_Line") -> None:
         line.look_again = None
