@@ -13,9 +13,10 @@ from tests.test_pipeline import word_router
 from tierserve.config import NodeConfig
 from tierserve.core import Outcome
 from tierserve.pipeline import Pipeline
-from tierserve.server.api import create_app
+from tierserve.server.api import PIPELINE, create_app
 from tierserve.server.connection import Runner
 from tierserve.telemetry.metrics import Metrics
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
 
@@ -27,6 +28,10 @@ class Surface:
     runner: Runner
     small: ScriptedTier
     outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def admission(self) -> Admission:
+        return self.app[PIPELINE].admission
 
     async def connect(self) -> "Caller":
         return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -108,16 +113,17 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def surface(**server: Any) -> AsyncIterator[Surface]:
-    """With these options of `server:`."""
+async def surface(admission: dict[str, Any] | None = None, **server: Any) -> AsyncIterator[Surface]:
+    """With these options of `admission:` and `server:`."""
     tier = {"engine": {"model": "m"}}
     tiers = {"small": {"name": "s", **tier}, "large": {"name": "l", **tier}}
-    config = NodeConfig.model_validate({"server": server, "tiers": tiers})
+    config = NodeConfig.model_validate({"server": server, "admission": admission or {}, "tiers": tiers})
     small, outcomes = ScriptedTier("s"), list[Outcome]()
     pair, router, metrics = TierPair(small, ScriptedTier("l")), word_router(), Metrics(["s", "l"])
     await router.start()
     await pair.start()
-    app = create_app(config, Pipeline(router, pair, outcomes.append), router, pair, metrics)
+    pipeline = Pipeline(router, pair, outcomes.append, admission=Admission(pair, config.admission))
+    app = create_app(config, pipeline, router, pair, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, 1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
