@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ _END_S = 60
 
 
 class Node:
-    """`with Node(config, folder) as node:` ends it, and whatever it left, at the end of the block."""
+    """`with Node(config, folder) as node:` ends it, and whatever it left, at the end of the block, also where this
+    process is told to end within it."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
         self.folder = folder
@@ -32,6 +34,7 @@ class Node:
         (folder / "node.yaml").write_text(yaml.safe_dump(config))
 
     def __enter__(self) -> Self:
+        _leave_blocks_on_sigterm()
         command = [str(Path(sys.executable).with_name("tierserve")), "--config", str(self.folder / "node.yaml")]
         with (self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
             self.process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -103,6 +106,13 @@ class Node:
     def log(self) -> list[dict[str, Any]]:
         """The log's records; a line that is not JSON raises ValueError."""
         return [json.loads(line) for line in self.err.splitlines()]
+
+
+def _leave_blocks_on_sigterm() -> None:
+    """SIGINT raises KeyboardInterrupt already; by default SIGTERM ends a process with no block left."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def lab_config(name: str = "lab") -> dict[str, Any]:

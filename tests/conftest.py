@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("tierserve", deadline=None)  # how long an example takes is the machine's affair
+settings.register_profile("long", deadline=None, max_examples=5000)  # pytest --hypothesis-profile=long
 settings.load_profile("tierserve")
 
 

@@ -1,11 +1,13 @@
 """The benchmarks run, and speak in the one form."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from measurement import Measurement, Target, percentile
 from node import Node
@@ -106,6 +108,36 @@ def test_tiering(tmp_path: Path) -> None:
     assert (tmp_path / "table.png").stat().st_size > 10_000
 
 
+@pytest.mark.engine
+def test_gpu_tiering(tmp_path: Path) -> None:
+    """As on a GPU host, in two commands: the large model alone, then both."""
+    stages = str(tmp_path / "stages.json")
+    first = run("gpu_tiering.py", "--tiny", "--no-search", "--stages", stages, "--only", "alone")
+    assert first["targets"] == [] and first["results"][0]["saturated_per_s"] > 0
+    report = run("gpu_tiering.py", "--tiny", "--no-search", "--stages", stages, "--resume")
+    assert report["benchmark"] == "gpu_tiering"
+    names = ["throughput_of_limit", "throughput_ratio", "p99_ratio", "cost_ratio", "large_share"]
+    assert [target["name"] for target in report["targets"]] == names
+    large, tiered, small, beside = report["results"]
+    assert large == first["results"][0] | {name: large[name] for name in ("r", "limit")}
+    assert large["weights"] == "drawn at random" and large["large_as_published"] is False
+    for row in (large, tiered):
+        assert 0 < row["e2e_p50_ms"] <= row["e2e_p99_ms"] and 0 < row["ttft_p50_ms"] and row["common_per_s"] > 0
+    assert all(row["saturated_per_s"] > 0 for row in (large, tiered, small, beside))
+    # With nothing missing the result is there without an engine being started.
+    assert (
+        run("gpu_tiering.py", "--tiny", "--no-search", "--stages", stages, "--resume")["results"] == report["results"]
+    )
+
+
+def test_gpu_tiering_refuses_what_it_can_not_run(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/gpu_tiering.py", "--plan"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PATH": str(tmp_path)}, timeout=60)
+    assert done.returncode == 1 and "no GPU here" in done.stderr and "Traceback" not in done.stderr
+    tiny = subprocess.run([*command, "--tiny"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert tiny.returncode == 0 and len(tiny.stdout.splitlines()) == 3
+
+
 def test_router_speed() -> None:
     report = run("router_speed.py")
     assert report["benchmark"] == "router_speed"
@@ -186,6 +218,38 @@ def test_assessor_quality(tmp_path: Path) -> None:
     assert min(row["auroc"] for row in report["results"]) > 0.7 > 0.5
     assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in report["results"])
     assert alone["right"] > sum(row["small_score"] for row in rows) / 200
+
+
+@pytest.mark.engine
+def test_soak() -> None:
+    report = run("soak.py")
+    assert report["benchmark"] == "soak"
+    (row,) = report["results"]
+    assert row["requests"] == 300
+    assert row["answered"] > 150 and row["refused"] > 20 and row["left"] > 15
+    assert row["kinds_of_bad_input"] >= 27 and row["reloads"] == 1
+    assert [target["name"] for target in report["targets"]] == ["unaccounted", "rss_growth", "leftovers"]
+    unaccounted, growth, _ = report["targets"]
+    assert unaccounted["value"] == row["unaccounted"] == 0
+    assert growth["value"] > 0.5
+    assert (row["processes_left"], row["files_left"]) == (0, 0)
+
+
+def test_a_benchmark_that_is_told_to_end_ends_its_node(tmp_path: Path) -> None:
+    script = f"""
+import pathlib, time, node
+with node.Node({{"tiers": {{}}}}, pathlib.Path({str(tmp_path)!r})) as running:
+    running.process.wait()  # a node that is refused; in its place one that would go on for ever
+    running.process = node.subprocess.Popen(["sleep", "1000"])
+    print(running.process.pid, flush=True)
+    time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT / "benchmarks", stdout=subprocess.PIPE) as benchmark:
+        assert benchmark.stdout is not None
+        sleeping = psutil.Process(int(benchmark.stdout.readline()))
+        benchmark.terminate()
+        assert benchmark.wait(60) == 128 + signal.SIGTERM
+    assert not sleeping.is_running()
 
 
 def test_a_target_knows_which_way_is_better() -> None:

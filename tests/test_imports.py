@@ -87,7 +87,7 @@ def test_the_pipeline_and_the_router_know_no_http() -> None:
 
 def test_importing_everything_light_loads_nothing_heavy() -> None:
     heavy = {"torch", "vllm", "transformers", "sentence_transformers", "openvino", "onnxruntime", "nncf", "sklearn"}
-    heavy |= {"matplotlib", "scipy"}
+    heavy |= {"matplotlib", "scipy", "opentelemetry"}
     code = (
         "import sys, tierserve, tierserve.cli, tierserve.pipeline, tierserve.server.serve, tierserve.lab;"
         f"print(sorted({heavy} & set(sys.modules)))"

@@ -158,10 +158,11 @@ def _config_path(arguments: argparse.Namespace) -> Path:
 def _serve(arguments: argparse.Namespace) -> int:
     from tierserve.config import load
 
-    config = load(_config_path(arguments))
+    path = _config_path(arguments)
+    config = load(path)
     from tierserve.server.serve import run
 
-    return run(config)
+    return run(config, path.absolute())
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,8 @@ from tierserve.errors import ConfigError
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
 
 
 class Section(BaseModel):
@@ -93,6 +94,11 @@ class ServerConfig(Section):
     )
     drain_s: float = Field(
         30, ge=0, description="After SIGTERM, how long requests in flight may take to finish, in seconds."
+    )
+    load_s: float = Field(
+        1800,
+        gt=0,
+        description="How long loading may take before a service manager counts the start as failed, in seconds.",
     )
 
 
@@ -414,6 +420,31 @@ class LogConfig(Section):
     )
 
 
+class TracingConfig(Section):
+    """OpenTelemetry spans of requests, without their text."""
+
+    endpoint: str = Field(
+        pattern=r"^https?://",
+        description="Where the collector takes OTLP over HTTP, e.g. http://localhost:4318/v1/traces. Headers that it "
+        "wants: in OTEL_EXPORTER_OTLP_HEADERS.",
+    )
+    sample: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Of the requests without a `traceparent`, the share that is traced; else the caller's word counts.",
+    )
+    service_name: str = Field("tierserve", min_length=1, description="The node's name in traces.")
+
+
+class TelemetryConfig(Section):
+    """What the node tells of requests, beside its log and metrics."""
+
+    tracing: Annotated[TracingConfig | None, _or_off(TracingConfig)] = Field(
+        None, description="Where traces go; `off`, the default: none are made, and a caller's is passed on."
+    )
+
+
 class TokenSecondsConfig(Section):
     """Seconds of a tier, fully loaded, for a million tokens."""
 
@@ -468,6 +499,7 @@ class NodeConfig(Section):
     )
     tiers: TiersConfig
     log: LogConfig = LogConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(
         None,
         description="What the host costs, so that the node tells what requests do; `off`, the default: it does not.",

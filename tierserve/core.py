@@ -106,13 +106,31 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """A request's place in a distributed trace (W3C Trace Context). `span_id` is the request's own, under the caller's
+    span `parent_id`, 0 where they have none; `state` is what the caller sent beside it, passed on as it is."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int = 0
+    sampled: bool = False
+    state: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For whom the node asks in turn."""
+        headers = {"traceparent": f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.sampled:02x}"}
+        return headers | ({"tracestate": self.state} if self.state else {})
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One accepted request.
 
     `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
     one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
     is none: in completions. `forced` is set, with its cause, when the caller chose the tier. `deadline` is when its
-    time is over, on the event loop's clock; None: never.
+    time is over, on the event loop's clock; None: never. `trace` is None where neither the caller nor the node traces.
     """
 
     id: str
@@ -125,6 +143,7 @@ class Call:
     conversation: Conversation | None = None
     caller: Caller = Caller()
     deadline: float | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

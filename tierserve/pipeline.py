@@ -35,7 +35,8 @@ class Answer:
 class Pipeline:
     """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
 
-    Without an escalator the small tier's answers stand. Without an admission nobody waits for a tier.
+    Without an escalator the small tier's answers stand; another may be set at any time, for the calls that come then.
+    Without an admission nobody waits for a tier.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Pipeline:
         self._router = router
         self._tiers = tiers
         self._record = record
-        self._escalator = escalator
+        self.escalator = escalator
         self._clock = clock
 
     async def answer(self, call: Call) -> Answer:
@@ -64,7 +65,7 @@ class Pipeline:
             async with in_time(call.deadline):
                 decision = outcome.decision = await self._router.decide(call, self.admission.load)
                 outcome.route_s = self._clock() - started
-                if self._escalator is not None and decision.role is Role.SMALL and call.forced is None:
+                if self.escalator is not None and decision.role is Role.SMALL and call.forced is None:
                     outcome.judgement = Judgement()
                 outcome.decision, reply = await self._generate(call, decision, outcome.judgement, place)
             self._router.settle(call, outcome.decision)
@@ -98,8 +99,8 @@ class Pipeline:
         first = self._tiers[decision.role]
         try:
             await place.room(decision.role)
-            if judgement is not None and self._escalator is not None:
-                return await self._escalator.answer(call, decision, judgement)
+            if judgement is not None and self.escalator is not None:
+                return await self.escalator.answer(call, decision, judgement)
             return decision, await first.generate(call)
         except (Doubted, TierUnavailable, ContextOverflow) as error:
             cause = None if call.forced else _cause_to_ask_the_other(decision, error)

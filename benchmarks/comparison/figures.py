@@ -12,6 +12,7 @@ from typing import Any
 from loadgen.asking import Sample
 from measurement import Target, percentile
 
+from comparison.limit import cost_ratio, limit
 from comparison.ways import LARGE, LENGTH, SMALL, TIERED
 
 Row = dict[str, Any]
@@ -47,16 +48,6 @@ class Terms:
     def cost(self, cpu_s: float) -> float:
         """The part of the host's CPU time, at the host's price."""
         return cpu_s / self.cores * self.price_per_hour / 3600
-
-
-def cost_ratio(small_per_s: float, large_per_s: float) -> float:
-    """r: what the small model costs for the same traffic, as a part of what the large one does."""
-    return large_per_s / small_per_s
-
-
-def limit(large_share: float, r: float) -> float:
-    """So many times all large's rate is possible where deciding costs nothing and nothing is asked twice."""
-    return 1 / (large_share + (1 - large_share) * r)
 
 
 def rows(measured: Mapping[str, Measured], terms: Terms) -> list[Row]:

@@ -1,7 +1,8 @@
 """From rounds to rows, table and targets."""
 
 import pytest
-from comparison.figures import Measured, Terms, cost_ratio, explanation, limit, rows, table, targets
+from comparison.figures import Measured, Terms, explanation, rows, table, targets
+from comparison.limit import cost_ratio, limit
 from comparison.ways import LARGE, LENGTH, SMALL, TIERED
 from loadgen.asking import Sample
 

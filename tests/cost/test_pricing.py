@@ -20,7 +20,7 @@ from tierserve.core import (
     Usage,
 )
 from tierserve.cost.busy import Rates
-from tierserve.cost.pricing import Pricing, build_pricing, cost, rates_in_force
+from tierserve.cost.pricing import Pricing, build_pricing, cost
 
 CALL = Call("id", Kind.CHAT, {}, (Prompt("text"),))
 SMALL, LARGE = Rates(1, 4), Rates(10, 40)
@@ -99,7 +99,7 @@ SECONDS = {"prompt": 10.0, "completion": 100.0}
 def pricing(config: NodeConfig) -> Pricing:
     assert config.cost is not None
     measured = {Role.SMALL: Rates(2e-6, 8e-6), Role.LARGE: None}
-    return build_pricing(config.cost, config.tiers, rates_in_force(config.cost, measured.__getitem__))
+    return build_pricing(config.cost, config.tiers, measured.__getitem__)
 
 
 def test_a_tier_costs_its_gpus_part_of_the_host() -> None:

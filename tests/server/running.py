@@ -2,17 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+import uvloop
 from aiohttp import web
 
 from tests.test_pipeline import word_router
 from tierserve.config import NodeConfig
 from tierserve.core import Outcome
 from tierserve.pipeline import Pipeline
+from tierserve.router.router import Router
 from tierserve.server.api import PIPELINE, create_app
 from tierserve.server.connection import Runner
 from tierserve.telemetry.metrics import Metrics
@@ -20,12 +23,15 @@ from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
 
+T = TypeVar("T")
+
 
 @dataclass
 class Surface:
     port: int
     app: web.Application
     runner: Runner
+    router: Router
     small: ScriptedTier
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -114,10 +120,32 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def surface(admission: dict[str, Any] | None = None, **server: Any) -> AsyncIterator[Surface]:
-    """With these options of `admission:` and `server:`."""
+    """With these options of `admission:` and `server:`. In a thread of its own, on the loop that a node has, as
+    transports differ."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def there(work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+    try:
+        node = await there(_started(server, admission or {}))
+        try:
+            yield node
+        finally:
+            await there(node.runner.cleanup())
+            await there(node.router.close())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _started(server: dict[str, Any], admission: dict[str, Any]) -> Surface:
     tier = {"engine": {"model": "m"}}
     tiers = {"small": {"name": "s", **tier}, "large": {"name": "l", **tier}}
-    config = NodeConfig.model_validate({"server": server, "admission": admission or {}, "tiers": tiers})
+    config = NodeConfig.model_validate({"server": server, "admission": admission, "tiers": tiers})
     small, outcomes = ScriptedTier("s"), list[Outcome]()
     pair, router, metrics = TierPair(small, ScriptedTier("l")), word_router(), Metrics(["s", "l"])
     await router.start()
@@ -125,14 +153,10 @@ async def surface(admission: dict[str, Any] | None = None, **server: Any) -> Asy
     pipeline = Pipeline(router, pair, outcomes.append, admission=Admission(pair, config.admission))
     app = create_app(config, pipeline, router, pair, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, 1)
+    metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield Surface(runner.addresses[0][1], app, runner, small, outcomes)
-    finally:
-        await runner.cleanup()
-        await router.close()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return Surface(runner.addresses[0][1], app, runner, router, small, outcomes)
 
 
 def request(body: bytes | dict[str, Any], path: str = "/v1/chat/completions", *headers: str) -> bytes:

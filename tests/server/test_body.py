@@ -212,7 +212,7 @@ async def test_a_body_that_drips_is_a_408() -> None:
         await caller.send(sent[:-20])
 
         async def drip() -> None:
-            for place in range(20, 1, -1):
+            for place in range(20, 1, -1):  # the last byte never comes
                 await asyncio.sleep(0.05)
                 await caller.send(sent[-place : 1 - place])
 

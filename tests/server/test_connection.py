@@ -9,8 +9,8 @@ import pytest
 
 from tests.server.running import Caller, Surface, chat, request, surface, until
 from tierserve.core import Status
+from tierserve.server import connection
 from tierserve.server.api import IN_FLIGHT
-from tierserve.server.connection import _make_room
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 # Of what a server writes here, some lies in the system's buffers; an answer of this many deltas outgrows them.
@@ -37,6 +37,7 @@ async def test_a_head_that_drips_in_is_cut_off() -> None:
         await asyncio.gather(dripping, return_exceptions=True)
         await caller.close()
         await idle(node)
+        assert node.runner.connections.cut_off == {"head": 1, "answer": 0, "full": 0}
 
 
 async def test_so_it_is_on_a_connection_that_was_used_before() -> None:
@@ -60,7 +61,7 @@ async def test_a_head_in_pieces_that_comes_in_time_is_answered() -> None:
 
 
 async def test_a_connection_without_a_request_is_closed_after_a_while() -> None:
-    async with surface(idle_s=0.2) as node:
+    async with surface(idle_s=1) as node:
         silent, used = await node.connect(), await node.connect()
         await used.send(GET)
         assert (await used.answer()).status == 200
@@ -87,13 +88,14 @@ async def test_a_caller_who_does_not_take_an_answer_loses_it_and_its_slot(stream
     async with surface(write_s=0.2) as node:
         node.small.script = LONG
         caller = await never_reads(node, request(chat(stream=stream, model="s")))
+        await until(lambda: node.outcomes)
         await idle(node)
         assert [outcome.status for outcome in node.outcomes] == [Status.CANCELLED if stream else Status.OK]
         await caller.close()
 
 
 async def test_a_slow_caller_who_takes_enough_gets_all_of_it() -> None:
-    async with surface(write_s=5) as node:
+    async with surface(write_s=60) as node:
         node.small.script = ["x" * 60_000] * 40
         caller = await never_reads(node, request(chat(stream=True, model="s")))
         answer = await caller.answer()
@@ -107,11 +109,13 @@ async def test_what_is_left_to_write_to_a_connection_that_was_closed_does_not_ke
     async with surface(write_s=0.2) as node:
         node.small.script = LONG
         caller = await never_reads(node, request(chat(model="s"), "/v1/chat/completions", "connection: close"))
+        await until(lambda: node.outcomes)
         await idle(node)
         await caller.close()
 
 
-async def test_beyond_the_bound_a_connection_is_told_so_and_closed() -> None:
+async def test_beyond_the_bound_a_connection_is_told_so_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_TURN_AWAY_S", 60)
     async with surface(max_connections=2) as node:
         inside = [await node.connect() for _ in range(2)]
         for caller in inside:
@@ -125,23 +129,24 @@ async def test_beyond_the_bound_a_connection_is_told_so_and_closed() -> None:
         assert answer.headers["retry-after"] == "1"
         assert await outside.hung_up()
         await outside.close()
-        silent = await node.connect()
-        assert await silent.hung_up(), "who says nothing is not kept either"
-        await silent.close()
         await inside[0].close()
         await until(lambda: not node.runner.connections.full)
-        assert (await node.exchange(GET)).status == 200
+        metrics = (await node.exchange(GET.replace(b"health", b"metrics"))).body.decode()
+        assert "tierserve_connections 2.0" in metrics
+        assert 'tierserve_connections_cut_off_total{why="full"} 1.0' in metrics
         await inside[1].close()
-        assert not node.runner.connections.turned_away
+        await until(lambda: not node.runner.connections.turned_away)
 
 
-async def test_a_crowd_is_turned_away_without_an_answer() -> None:
+async def test_a_crowd_is_turned_away_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says nothing is not kept either, and beyond so many nobody is told anything."""
+    monkeypatch.setattr(connection, "_TURN_AWAY_S", 0.2)
+    monkeypatch.setattr(connection, "_TURNED_AWAY", 20)
     async with surface(max_connections=1) as node:
         inside = await node.connect()
         await inside.send(GET)
         assert (await inside.answer()).status == 200
-        crowd = [await node.connect() for _ in range(400)]
-        assert len(node.runner.connections.turned_away) <= 256
+        crowd = [await node.connect() for _ in range(100)]
         assert all(await asyncio.gather(*(caller.hung_up() for caller in crowd)))
         await asyncio.gather(*(caller.close() for caller in crowd))
         await inside.send(GET)
@@ -154,7 +159,7 @@ def test_a_process_asks_for_the_descriptors_that_its_connections_need(caplog: py
     low = min(soft, 1024)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard))
-        _make_room(low)
+        connection._make_room(low)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == low + 512
         assert not caplog.records
     finally:

@@ -472,3 +472,13 @@ def test_the_log_is_json_and_holds_no_prompt(node: Node, client: openai.OpenAI) 
     assert node.log
     assert "xylophone" not in node.err
     assert "xylophone" not in node.out
+
+
+def test_the_description_has_the_engines_fields(node: Node) -> None:
+    with urllib.request.urlopen(f"{node.url}/openapi.json", timeout=60) as response:
+        schemas = json.load(response)["components"]["schemas"]
+    for name in ("ChatRequest", "CompletionRequest"):
+        fields = schemas[name]["properties"]
+        assert {"min_p", "structured_outputs", "ignore_eos"} <= set(fields)
+        assert not {"priority", "request_id", "vllm_xargs"} & set(fields), "what is refused"
+    assert "StructuredOutputsParams" in schemas

@@ -92,14 +92,10 @@ async def test_a_limit_that_is_none_is_a_400(value: str) -> None:
 
 
 async def test_the_whole_queue_has_a_bound_of_its_own() -> None:
-    async with surface({"queue": 1}) as api:
-        api.small.slots, gate = 1, asyncio.Event()
-        api.small.script = [gate, "Hello"]
-        assert api.admission.longest_s == 600
-        first = asyncio.create_task(api.exchange(request(chat(SIMPLE))))
-        await until(lambda: api.small.running)
-        second = asyncio.create_task(api.exchange(request(chat(SIMPLE))))
-        await until(lambda: api.admission.waiting(Role.SMALL))
-        assert (await api.exchange(request(chat(SIMPLE)))).status == 503, "the queue holds one"
-        gate.set()
-        assert [each.status for each in await asyncio.gather(first, second)] == [200, 200]
+    async with surface({"queue": 2, "queue_share": 100}) as api:
+        asked = await fill(api)
+        asked.append(asyncio.create_task(api.exchange(request(chat(SIMPLE)))))
+        await until(lambda: api.admission.waiting(Role.SMALL) == {0: 2})
+        assert (await api.exchange(request(chat(SIMPLE)))).status == 503
+        for task in asked:
+            task.cancel()

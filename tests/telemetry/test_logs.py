@@ -107,6 +107,14 @@ def test_what_was_found_out_about_an_answer_is_in_its_record() -> None:
     assert "confidence" not in json.loads(run(OUTCOME.replace("STATUS", "OK", 1)))
 
 
+def test_cost_and_trace_are_in_its_record_where_they_are_known() -> None:
+    priced = OUTCOME.replace("STATUS", "OK", 1).replace("0.3)", "0.3, cost=Cost(1.5, 4.0))")
+    (record,) = records(priced.replace('"a secret"),))', '"a secret"),), trace=Trace(255, 2))'))
+    assert (record["cost"], record["cost_all_large"]) == (1.5, 4.0)
+    assert record["trace_id"] == "0" * 30 + "ff"
+    assert not {"cost", "trace_id"} & set(json.loads(run(OUTCOME.replace("STATUS", "OK", 1))))
+
+
 def test_a_broken_answer_is_a_warning() -> None:
     assert json.loads(run(OUTCOME.replace("STATUS", "ERROR", 1)))["level"] == "WARNING"
     assert json.loads(run(OUTCOME.replace("STATUS", "INVALID", 1)))["level"] == "INFO"

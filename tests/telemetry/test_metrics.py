@@ -203,3 +203,21 @@ def test_money_is_counted_by_tier_and_key() -> None:
     assert found[key("tierserve_cost_saved", key="")] == 1.5
     assert found[key("tierserve_cost_wasted_total")] == 2
     assert found[key("tierserve_cost_unpriced_requests_total")] == 1
+
+
+def test_the_queue_is_read_when_scraped_and_waiting_is_told_by_tier() -> None:
+    metrics, refused = Metrics(["s", "l"]), {"door": 1, "queue": 0, "displaced": 0}
+    metrics.watch_queue({"s": lambda: 3, "l": lambda: 0}, refused)
+    refused["queue"] = 4
+    decision = Decision(Role.SMALL, Cause.SCORE)
+    metrics.record(Outcome(CALL, Status.OK, decision, "s", queue_s=0.5))
+    metrics.record(Outcome(CALL, Status.CANCELLED, decision, queue_s=2.0))
+    metrics.record(Outcome(CALL, Status.INVALID))
+    found = samples(metrics)
+    assert found[key("tierserve_queue_waiting", tier="s")] == 3
+    assert found[key("tierserve_queue_refusals_total", how="door")] == 1
+    assert found[key("tierserve_queue_refusals_total", how="queue")] == 4
+    assert found[key("tierserve_queue_seconds_sum", tier="s")] == 0.5
+    assert found[key("tierserve_queue_seconds_sum", tier="none")] == 2
+    assert found[key("tierserve_queue_seconds_count", tier="none")] == 1
+    assert found[key("tierserve_queue_seconds_count", tier="l")] == 0

@@ -31,8 +31,8 @@ class Busy:
     """`prompt_weight` is what reading a token takes, as a part of what writing one does: of a time in which both were
     done it can't be told apart."""
 
-    def __init__(self, prompt_weight: float) -> None:
-        self._weight = prompt_weight
+    def __init__(self, prompt_weight: float = 0.0) -> None:
+        self.prompt_weight = prompt_weight
         self._tiers = {role: _Tier() for role in Role}
 
     def record(self, outcome: Outcome, now: float) -> None:
@@ -58,10 +58,10 @@ class Busy:
         if tier.recent_tokens < _LEAST_TOKENS:
             return None
         completion = tier.recent_seconds / tier.recent_tokens
-        return Rates(self._weight * completion, completion)
+        return Rates(self.prompt_weight * completion, completion)
 
     def _weighed(self, usage: Usage) -> float:
-        return usage.completion_tokens + self._weight * usage.prompt_tokens
+        return usage.completion_tokens + self.prompt_weight * usage.prompt_tokens
 
 
 class _Tier:

@@ -22,8 +22,8 @@ class Pricing:
     while nobody knows."""
 
     def __init__(self, price_per_second: dict[Role, float], rates: Measured) -> None:
+        self.rates = rates
         self._price_per_second = price_per_second
-        self._rates = rates
 
     def cost(self, outcome: Outcome) -> Cost | None:
         """None while a tier's rates are not known."""
@@ -31,7 +31,7 @@ class Pricing:
         return None if small is None or large is None else cost(outcome, small, large)
 
     def _prices(self, role: Role) -> Rates | None:
-        rates, price = self._rates(role), self._price_per_second[role]
+        rates, price = self.rates(role), self._price_per_second[role]
         return rates and Rates(rates.prompt * price, rates.completion * price)
 
 
@@ -49,19 +49,13 @@ def cost(outcome: Outcome, small: Rates, large: Rates) -> Cost:
     return Cost(answer + wasted, _of(outcome.usage, large), wasted)
 
 
-def rates_in_force(config: "CostConfig", measured: Measured) -> Measured:
-    """The configured ones; for a tier that has none, the measured."""
+def build_pricing(config: "CostConfig", tiers: "TiersConfig", measured: Measured) -> Pricing:
+    """With the configured rates; for a tier that has none, the measured."""
 
     def rates(role: Role) -> Rates | None:
         configured = config[role].seconds_per_million
-        if configured is None:
-            return measured(role)
-        return Rates(configured.prompt / 1e6, configured.completion / 1e6)
+        return Rates(configured.prompt / 1e6, configured.completion / 1e6) if configured else measured(role)
 
-    return rates
-
-
-def build_pricing(config: "CostConfig", tiers: "TiersConfig", rates: Measured) -> Pricing:
     shares = {role: config[role].gpu_share for role in Role}
     gpus = {role: tiers[role].gpus for role in Role}
     price = config.price_per_host_hour / 3600

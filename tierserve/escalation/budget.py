@@ -19,6 +19,10 @@ class Budget:
         self._judged: deque[float] = deque()
         self._escalated: deque[float] = deque()
 
+    def renew(self, share: float | None) -> None:
+        """Go on with another share. What was judged while there was no limit was not counted."""
+        self._share = share
+
     @property
     def allows(self) -> bool:
         """Whether one more may be escalated."""

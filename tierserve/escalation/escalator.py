@@ -58,6 +58,12 @@ class Escalator:
         self._budget = Budget(config.budget)
         self._clock = clock
 
+    def renew(self, config: "EscalationConfig", calibrate: Calibrate | None) -> None:
+        """Judge otherwise from the next answer on; what the budget has counted stays."""
+        self._config, self._calibrate = config, calibrate
+        self._prewarming.renew(config)
+        self._budget.renew(config.budget)
+
     async def answer(self, call: Call, decision: Decision, judgement: Judgement) -> tuple[Decision, Reply]:
         """The small tier's answer, which stands, and the decision with it. What is found out on the way, whatever comes
         of it, stands in `judgement`.
@@ -166,9 +172,13 @@ def build_escalator(
     """None where answers are not judged. Raises ConfigError."""
     if config is None:
         return None
-    calibrate = Calibration.load(Path(config.calibration), config.judged_by) if config.calibration else None
     small, large = tiers
-    return Escalator(config, small, large, threshold, calibrate)
+    return Escalator(config, small, large, threshold, load_calibration(config))
+
+
+def load_calibration(config: "EscalationConfig") -> Calibrate | None:
+    """What makes a probability of the estimator's number, where one is configured. Raises ConfigError."""
+    return Calibration.load(Path(config.calibration), config.judged_by) if config.calibration else None
 
 
 class _Ear:

@@ -24,6 +24,9 @@ class Prewarming:
         self._threshold = threshold
         self._reading: set[asyncio.Task[bool]] = set()
 
+    def renew(self, config: "EscalationConfig") -> None:
+        self._config = config
+
     @contextmanager
     def beside(self, call: Call, decision: Decision, judgement: Judgement) -> Iterator[None]:
         """For as long as the block runs, which is left by an exception where the answer is doubted. What was read

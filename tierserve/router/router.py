@@ -12,7 +12,7 @@ from tierserve.router.assessing.opinion import Assessments, SecondOpinion
 from tierserve.router.embedding.encoder import Encoder, EncoderThread, load_encoder
 from tierserve.router.rules.cache import Scored
 from tierserve.router.rules.conversations import Standing, is_short_follow_up
-from tierserve.router.rules.policy import Policy, build_policy
+from tierserve.router.rules.policy import Policy, build_policy, renewed
 from tierserve.router.scoring.head import Example, Head
 from tierserve.router.scoring.scorers import Scorer, build_scorer
 from tierserve.threads import load_beside
@@ -79,6 +79,10 @@ class Router:
             await self._encoder.close()
         if self._second is not None:
             await self._second.close()
+
+    def renew(self, config: "RouterConfig") -> None:
+        """Go on with other rules; encoder, scorer and assessor stay what they are."""
+        self._policy = renewed(self._policy, config)
 
     async def decide(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
         """The decision for a call, which counts. `load` is asked when the score is known.

@@ -15,17 +15,19 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from tierserve import __version__
-from tierserve.config import NodeConfig
-from tierserve.core import Call, Decision, Judgement, Kind, Role
+from tierserve.config import NodeConfig, TracingConfig
+from tierserve.core import Call, Decision, Judgement, Kind, Role, Trace
 from tierserve.deadline import HEADER as DEADLINE_HEADER
 from tierserve.deadline import deadline_of
 from tierserve.errors import DeadlineExceeded, RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
 from tierserve.server.body import BodyReader
+from tierserve.server.openapi import Description
 from tierserve.server.reading import AUTO, check_id, read_call
 from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, deadline_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
+from tierserve.telemetry.trace_context import begin
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.pair import TierPair
 
@@ -35,7 +37,9 @@ PIPELINE = web.AppKey("pipeline", Pipeline)
 ROUTER = web.AppKey("router", Router)
 TIERS = web.AppKey("tiers", TierPair)
 METRICS = web.AppKey("metrics", Metrics)
+TRACING: web.AppKey[TracingConfig | None] = web.AppKey("tracing")
 BODIES = web.AppKey("bodies", BodyReader)
+DESCRIPTION = web.AppKey("description", Description)
 # Set once the node is asked to end: answers then close their connections, so that none is left to wait for.
 DRAINING = web.AppKey("draining", asyncio.Event)
 # Set when what is still running has to end without its answer.
@@ -57,7 +61,9 @@ def create_app(
 ) -> web.Application:
     app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
-    app[BODIES] = BodyReader(config.server)
+    app[TRACING] = config.telemetry.tracing
+    app[BODIES] = bodies = BodyReader(config.server)
+    app[DESCRIPTION] = Description(tiers, bodies)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for role in Role:
         tier = tiers[role]
@@ -139,6 +145,11 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
+@routes.get("/openapi.json")
+async def openapi(request: web.Request) -> web.Response:
+    return web.Response(body=await request.app[DESCRIPTION].body(), content_type=_JSON)
+
+
 async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
     with request.app[METRICS].in_flight():
         return await _answer(request, kind)
@@ -186,7 +197,14 @@ def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Cal
     forced, session_id = request.headers.get("x-tierserve-tier"), request.headers.get("x-session-id")
     if session_id is not None:
         check_id("x-session-id", session_id)
-    return read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id)
+    call = read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id)
+    return replace(call, trace=_trace(request))
+
+
+def _trace(request: web.Request) -> Trace | None:
+    tracing = request.app[TRACING]
+    states = ",".join(request.headers.getall("tracestate", ()))
+    return begin(request.headers.get("traceparent"), states, tracing.sample if tracing else None)
 
 
 def _headers(tier: str, decision: Decision, judgement: Judgement | None = None) -> dict[str, str]:

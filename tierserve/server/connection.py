@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -22,6 +22,7 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from tierserve.config import ServerConfig
 from tierserve.errors import Overloaded, RequestError
 from tierserve.server.refusal import fault, refusal
+from tierserve.telemetry.families.connections import ENDS
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ _WATCH_S = 0.5
 # are taken as well is hung up on.
 _TURNED_AWAY = 256
 _TURN_AWAY_S = 1.0
+_RETRY_AFTER_S = 1.0
 _WARN_EVERY_S = 60.0
 # Descriptors beside the connections: logs, the engines' sockets and pipes, shared memory.
 _OTHER_DESCRIPTORS = 512
@@ -49,7 +51,13 @@ class Connections:
         self.count = count
         self.open: set[Connection] = set()
         self.turned_away: set[TurnedAway] = set()
+        self.cut_off = dict.fromkeys(ENDS, 0)
         self._warn_at = 0.0
+
+    def renew(self, bounds: ServerConfig) -> None:
+        """Other bounds from now on; those that aiohttp was given for good (headers, idle_s) stay."""
+        _make_room(bounds.max_connections)
+        self.bounds = bounds
 
     @property
     def full(self) -> bool:
@@ -66,6 +74,7 @@ class Connections:
 
     def turn_away(self) -> "TurnedAway":
         self.count(HTTPStatus.SERVICE_UNAVAILABLE)
+        self.cut_off["full"] += 1
         now = asyncio.get_running_loop().time()
         if now >= self._warn_at:
             self._warn_at = now + _WARN_EVERY_S
@@ -89,8 +98,7 @@ class Connection(web.RequestHandler):
         self._stuck_since: float | None = None  # since when what was written has not been taken
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._wire = transport
+        self._wire = cast(asyncio.Transport, transport)  # uvloop's are none by descent
         self._connections.open.add(self)
         super().connection_made(transport)
 
@@ -101,7 +109,7 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         # aiohttp's handler waits for the next request, and what came did not wake it: it was a part of a head.
-        if self._waiter is not None and not self._waiter.done():
+        if data and self._waiter is not None and not self._waiter.done():
             if self._head_since is None:
                 self._head_since = self._loop.time()
             return
@@ -128,10 +136,15 @@ class Connection(web.RequestHandler):
             self._stuck_since = now  # closed by us, and its last bytes are not taken
         if self._stuck_since is not None and now - self._stuck_since > bounds.write_s:
             log.info("a caller took too little of an answer for %g s: cut off", bounds.write_s)
-            self._wire.abort()
+            self._cut_off("answer")
         elif self._head_since is not None and now - self._head_since > bounds.head_s:
             log.info("the head of a request was not complete after %g s: cut off", bounds.head_s)
-            self._wire.abort()
+            self._cut_off("head")
+
+    def _cut_off(self, why: str) -> None:
+        assert self._wire is not None
+        self._connections.cut_off[why] += 1
+        self._wire.abort()
 
     async def finish_response(
         self, request: web.BaseRequest, response: web.StreamResponse, started: float | None
@@ -172,11 +185,10 @@ class TurnedAway(asyncio.Protocol):
         self._told = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._end = asyncio.get_running_loop().call_later(_TURN_AWAY_S, transport.abort)
+        self._transport = cast(asyncio.Transport, transport)
+        self._end = asyncio.get_running_loop().call_later(_TURN_AWAY_S, self._transport.abort)
         if len(self._others) >= _TURNED_AWAY:
-            transport.abort()
+            self._transport.abort()
         self._others.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -260,7 +272,7 @@ def _first_line(message: str) -> str:
 
 
 def _no_room() -> bytes:
-    answer = refusal(Overloaded(_FULL, retry_after_s=_TURN_AWAY_S))
+    answer = refusal(Overloaded(_FULL, _RETRY_AFTER_S))
     assert isinstance(answer.body, bytes)
     headers = {**answer.headers, "content-length": str(len(answer.body)), "connection": "close"}
     lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in headers.items())]

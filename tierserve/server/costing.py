@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tierserve.config import NodeConfig
+from tierserve.config import CostConfig, NodeConfig
 from tierserve.core import Outcome, Role
 from tierserve.cost.busy import Busy
-from tierserve.cost.pricing import Measured, build_pricing, rates_in_force
+from tierserve.cost.pricing import Pricing, build_pricing
 from tierserve.telemetry.metrics import Metrics
 
 
@@ -16,24 +16,29 @@ class Costing:
 
     def __init__(self, config: NodeConfig, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._busy = Busy(config.cost.prompt_weight if config.cost else 0.0)
-        self._pricing = None
-        rates: Measured = self._busy.rates
-        if config.cost is not None:
-            rates = rates_in_force(config.cost, self._busy.rates)
-            self._pricing = build_pricing(config.cost, config.tiers, rates)
+        self._tiers = config.tiers
+        self._busy = Busy()
+        self._pricing: Pricing | None = None
+        self.renew(config.cost)
         for role in Role:
-            name = config.tiers[role].name
-            metrics.watch_costs(name, partial(self._busy.seconds, role), partial(_per_million, rates, role))
+            seconds, per_million = partial(self._busy.seconds, role), partial(self._per_million, role)
+            metrics.watch_costs(self._tiers[role].name, seconds, per_million)
+
+    def renew(self, config: CostConfig | None) -> None:
+        """Prices from now on; what was measured stays."""
+        self._pricing = None
+        if config is not None:
+            self._busy.prompt_weight = config.prompt_weight
+            self._pricing = build_pricing(config, self._tiers, self._busy.rates)
 
     def record(self, outcome: Outcome) -> None:
         self._busy.record(outcome, self._clock())
         if self._pricing is not None:
             outcome.cost = self._pricing.cost(outcome)
 
-
-def _per_million(rates: Measured, role: Role, direction: str) -> float:
-    known = rates(role)
-    if known is None:
-        return 0.0
-    return 1e6 * (known.prompt if direction == "prompt" else known.completion)
+    def _per_million(self, role: Role, direction: str) -> float:
+        """Seconds; 0 while they are not known."""
+        known = self._pricing.rates(role) if self._pricing is not None else None
+        if known is None:
+            return 0.0
+        return 1e6 * (known.prompt if direction == "prompt" else known.completion)

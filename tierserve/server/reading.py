@@ -16,7 +16,7 @@ _MOST_ROUTED = 128
 # What may stand in a header and in a log line without a second look.
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 # What the engines' chat templates are given of a message.
-_MESSAGE_FIELDS = {
+MESSAGE_FIELDS = {
     "role",
     "content",
     "name",
@@ -26,7 +26,7 @@ _MESSAGE_FIELDS = {
     "reasoning_content",
     "refusal",
 }
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 def read_call(
@@ -99,9 +99,9 @@ def _said_last(messages: Sequence[tuple[str, str]]) -> Prompt:
 def _message_text(message: Any, where: str) -> str:
     if not isinstance(message, dict):
         raise RequestError(f"`{where}` must be an object with `role` and `content`", where)
-    if message.get("role") not in _ROLES:
-        raise RequestError(f"`{where}.role` must be one of {', '.join(_ROLES)}", f"{where}.role")
-    _refuse_unknown(message, _MESSAGE_FIELDS, where)
+    if message.get("role") not in ROLES:
+        raise RequestError(f"`{where}.role` must be one of {', '.join(ROLES)}", f"{where}.role")
+    _refuse_unknown(message, MESSAGE_FIELDS, where)
     content = message.get("content")
     if content is None:
         return ""

@@ -27,6 +27,7 @@ PATHS = (
     "/health",
     "/ready",
     "/metrics",
+    "/openapi.json",
 )
 _RETRY_AFTER_S = "5"
 # Of aiohttp's errors: what would do instead.

@@ -1,4 +1,8 @@
-"""The node's life: listen, load, serve, drain, end. One process, one event loop; the engines are its children."""
+"""The node's life: listen, load, serve, drain, end. One process, one event loop; the engines are its children.
+
+Its listening socket is its own, or the service manager's: then it takes connections only once it is ready, and callers
+who come before wait in the socket's queue.
+"""
 
 import asyncio
 import errno
@@ -12,24 +16,34 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from aiohttp import web
 
 from tierserve.config import NodeConfig, ServerConfig
-from tierserve.core import Call, Kind, Outcome, Prompt
-from tierserve.errors import ConfigError
+from tierserve.core import Call, Kind, Outcome, Prompt, Role
+from tierserve.errors import ConfigError, TierserveError
 from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router, build_router
-from tierserve.server.api import CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
+from tierserve.server.inherited import inherited_listener
+from tierserve.server.notify import Manager
+from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, pricing, routing, warning
+from tierserve.server.supervision import Supervision
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair, build_tiers
+
+if TYPE_CHECKING:
+    from tierserve.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -42,38 +56,73 @@ _LAST_BYTES_S = 5.0
 _CHILDREN_S = 0.5
 
 
-def run(config: NodeConfig) -> int:
-    """Serve until a signal says otherwise; returns the exit status. Raises ConfigError or TierStartError."""
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """What is there before anything is loaded. `inherited`: the listener is the service manager's."""
+
+    config: NodeConfig
+    path: Path
+    router: Router
+    tiers: TierPair
+    escalator: Escalator | None
+    listener: socket.socket
+    inherited: bool
+    manager: Manager
+
+
+def run(config: NodeConfig, path: Path) -> int:
+    """Serve until a signal says otherwise; returns the exit status. `path` is where the configuration was read.
+
+    Raises ConfigError or TierStartError.
+    """
+    # First of all: no process that is started from here on may speak to the service manager, or have its socket.
+    manager = Manager.from_environment()
+    try:
+        return _run(config, path, manager, inherited_listener())
+    except TierserveError as error:
+        manager.status(f"failed: {error}")
+        raise
+
+
+def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.socket | None) -> int:
     import uvloop
 
     tiers, router = build_tiers(config.tiers), build_router(config.router)
     escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
-    listener = _listen(config.server)
+    listener = inherited or _listen(config.server)
+    node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager)
     with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as sockets:
         # vLLM leaves the sockets between its processes lying where it made them.
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
         try:
-            status: int = uvloop.run(_until_signalled(config, router, tiers, escalator, listener))
+            status: int = uvloop.run(_until_signalled(node))
             return status
         finally:
             listener.close()
             _end_children()
 
 
-async def _until_signalled(
-    config: NodeConfig, router: Router, tiers: TierPair, escalator: Escalator | None, listener: socket.socket
-) -> int:
-    """The first signal lets the node finish what it runs; a second one ends it at once."""
-    first, second = asyncio.Event(), asyncio.Event()
+async def _until_signalled(node: _Node) -> int:
+    """The first signal lets the node finish what it runs; a second one ends it at once. SIGHUP reloads."""
+    first, second, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    at_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as nohup has it
     received: list[int] = []
 
     def on_signal(number: int) -> None:
         received.append(number)
         (second if first.is_set() else first).set()
 
+    def on_hangup() -> None:
+        if at_terminal and not _has_terminal():
+            on_signal(signal.SIGHUP)  # the terminal was closed, nobody asks for a reload
+        else:
+            reload.set()
+
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
-    life = asyncio.create_task(_live(config, router, tiers, escalator, listener, first))
+        loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    life = asyncio.create_task(_live(node, first, reload))
     hurry = asyncio.create_task(second.wait())
     await asyncio.wait({life, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
@@ -87,38 +136,61 @@ async def _until_signalled(
     return 128 + received[-1]
 
 
-async def _live(
-    config: NodeConfig,
-    router: Router,
-    tiers: TierPair,
-    escalator: Escalator | None,
-    listener: socket.socket,
-    end: asyncio.Event,
-) -> None:
+async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
+    """`end` and `reload` are set by signals."""
+    config, router, tiers = node.config, node.router, node.tiers
     metrics = Metrics(tier.name for tier in tiers)
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
     costing = Costing(config, metrics)
+    tracing = _tracing(config)
 
     def record(outcome: Outcome) -> None:
         costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
         log_outcome(outcome)
+        if tracing is not None:
+            tracing.record(outcome)
 
-    pipeline = Pipeline(router, tiers, record, escalator, admission=Admission(tiers, config.admission))
+    pipeline = Pipeline(router, tiers, record, node.escalator, admission=Admission(tiers, config.admission))
     app = create_app(config, pipeline, router, tiers, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
+    metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
-    site = web.SockSite(runner, listener, backlog=_BACKLOG)
-    await site.start()
+    site = web.SockSite(runner, node.listener, backlog=_BACKLOG)
+    if node.inherited:
+        log.info("listening on the service manager's socket; server.host and server.port do not count")
+    else:
+        await site.start()
+    engines = [tiers[role] for role in Role if config.tiers[role].engine is not None]
+    supervision = Supervision(
+        node.manager, lambda: router.ready, list(tiers), engines, lambda: len(app[IN_FLIGHT]), config.server.load_s
+    )
+    parts = [
+        routing(router),
+        judging(pipeline, tiers, router),
+        warning(share),
+        pricing(costing),
+        bounding(app[BODIES], runner.connections),
+        logging_level(),
+        draining(),
+    ]
+    reloading = Reloading(node.path, config, parts, reload, node.manager, supervision.status)
     try:
-        if await _load(router, tiers, end):
-            _settle()
-            _announce(listener, tiers, await _routed(config.server.examples, router, tiers))
-            await end.wait()
-            await _drain(app, site, config.server.drain_s)
+        async with supervision.running():
+            if await _load(router, tiers, end):
+                _settle()
+                if node.inherited:
+                    await site.start()
+                supervision.serve()
+                _announce(node.listener, tiers, await _routed(config.server.examples, router, tiers))
+                async with reloading.running():
+                    await end.wait()
+                supervision.drain()
+                await _drain(app, site, reloading.current.server.drain_s)
+            supervision.end()
     finally:
         try:
             # Whatever is still running now had its time, or was told to end at once.
@@ -130,7 +202,19 @@ async def _live(
         finally:
             await tiers.stop()
             await router.close()
+            if tracing is not None:
+                await tracing.close()
         log.info("ended")
+
+
+def _tracing(config: NodeConfig) -> "Tracing | None":
+    """None where no collector is configured: OpenTelemetry is then not imported."""
+    options = config.telemetry.tracing
+    if options is None:
+        return None
+    from tierserve.telemetry.tracing import Tracing
+
+    return Tracing(options, {role: config.tiers[role].name for role in Role})
 
 
 async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
@@ -224,6 +308,14 @@ Ctrl-C ends it.
 """,
         flush=True,
     )
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+        return True
+    except OSError:
+        return False
 
 
 def _end_children() -> None:

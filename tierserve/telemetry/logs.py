@@ -71,7 +71,6 @@ def configured(config: "LogConfig") -> Iterator[None]:
     """Logging for this process and, through the environment, for the engines' processes, which come after."""
     as_json = config.format == "json" or (config.format == "auto" and not sys.stderr.isatty())
     os.environ[_FORMAT_VARIABLE] = "json" if as_json else "text"
-    os.environ[_LEVEL_VARIABLE] = config.level.upper()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it has a handler of its own; what fails is said by who asked
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("engine_logging.json")))
     with _stray_lines_logged() as terminal:
@@ -79,11 +78,18 @@ def configured(config: "LogConfig") -> Iterator[None]:
         handler.setFormatter(formatter())
         logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
         logging.captureWarnings(True)
-        for name in _LIBRARIES:  # what they find worth saying is, to an operator of this node, not
-            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-        # Of a request that is no HTTP it logs the bytes, and so the prompt.
-        logging.getLogger("aiohttp.server").setLevel(logging.DEBUG if config.level == "debug" else logging.CRITICAL)
+        set_level(config.level)
         yield
+
+
+def set_level(level: str) -> None:
+    """Of this process, and of engines' processes that are started from now on."""
+    os.environ[_LEVEL_VARIABLE] = level.upper()
+    logging.getLogger().setLevel(level.upper())
+    for name in _LIBRARIES:  # what they find worth saying is, to an operator of this node, not
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    # Of a request that is no HTTP it logs the bytes, and so the prompt.
+    logging.getLogger("aiohttp.server").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
 
 
 def formatter() -> logging.Formatter:
@@ -127,6 +133,8 @@ def log_outcome(outcome: Outcome) -> None:
         **_judged(outcome.judgement),
         "first_byte_s": outcome.first_byte_s and round(outcome.first_byte_s, 4),
         "total_s": round(outcome.total_s, 4),
+        **({"cost": outcome.cost.spent, "cost_all_large": outcome.cost.all_large} if outcome.cost else {}),
+        **({"trace_id": f"{outcome.call.trace.trace_id:032x}"} if outcome.call.trace else {}),
     }
     log.log(
         level,

@@ -14,6 +14,8 @@ from prometheus_client import (
 
 from tierserve.core import Outcome
 from tierserve.telemetry.exposition import exposition
+from tierserve.telemetry.families.admission import Admissions
+from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
@@ -35,7 +37,16 @@ class Metrics:
         self._routing = Routing(self.registry)
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
-        families = (self._traffic, self._tiers, self._routing, self._judging, self._costs)
+        self._admissions = Admissions(self.registry, names)
+        self._connections = ConnectionCounts(self.registry)
+        families = (
+            self._traffic,
+            self._tiers,
+            self._routing,
+            self._judging,
+            self._costs,
+            self._admissions,
+        )
         self._readers = [family.record for family in families]
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -68,6 +79,21 @@ class Metrics:
     def watch_costs(self, tier: str, busy: Callable[[], float], rate: Callable[[str], float]) -> None:
         """Likewise for the seconds in which a tier was busy, and for those of a million tokens in a direction."""
         self._costs.watch(tier, busy, rate)
+
+    def watch_queue(self, waiting: Mapping[str, Callable[[], int]], refused: Mapping[str, int]) -> None:
+        """Likewise for how many wait for each tier, by its name, and how many were refused: `door`, `queue`,
+        `displaced`."""
+        for tier, count in waiting.items():
+            self._admissions.watch_waiting(tier, count)
+        self._admissions.watch_refusals(refused)
+
+    def watch_connections(self, count: Callable[[], int], cut_off: Mapping[str, int]) -> None:
+        """Likewise for how many are open, and how many the node has ended: `head`, `answer`, `full`."""
+        self._connections.watch(count, cut_off)
+
+    def expect_keys(self, names: Iterable[str]) -> None:
+        """Callers' keys, by name: their series stand at zero from now on."""
+        self._costs.expect(names)
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:

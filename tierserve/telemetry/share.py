@@ -33,6 +33,10 @@ class LargeShare:
         self._large = 0
         self._high = False
 
+    def renew(self, warn_above: float) -> None:
+        """Warn above another share; what was counted stays."""
+        self._warn_above = warn_above
+
     @property
     def value(self) -> float:
         """0 to 1; 0 when nothing was routed."""

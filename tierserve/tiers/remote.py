@@ -123,7 +123,8 @@ class RemoteTier:
         if call.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         try:
-            response = await session.post(self._url + _PATHS[call.kind], json=body, headers={"x-request-id": call.id})
+            headers = {"x-request-id": call.id} | (call.trace.headers if call.trace else {})
+            response = await session.post(self._url + _PATHS[call.kind], json=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             self.state = TierState.FAILED
             raise TierUnavailable(f"{self.name} can't be reached: {error}") from error

@@ -102,6 +102,13 @@ def parse(kind: Kind, body: Mapping[str, Any]) -> Any:
     return request
 
 
+def request_schema(kind: Kind) -> dict[str, Any]:
+    """JSON Schema of the fields that `parse` takes."""
+    schema: dict[str, Any] = _MODELS[kind].model_json_schema(ref_template="#/components/schemas/{model}")
+    schema["properties"] = {name: field for name, field in schema["properties"].items() if name not in _REFUSED}
+    return schema
+
+
 def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _copied(part) for name, part in value.items()}

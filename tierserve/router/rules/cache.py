@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from cachetools import TTLCache
 
@@ -12,6 +12,9 @@ from tierserve.core import Cause, Prompt
 
 # Characters at each end; no less than the encoder's (embedding/tokens.py: 512 tokens of 16) and the features'.
 _READ: Final = 4_096
+
+
+Value = TypeVar("Value")
 
 
 class Scored(NamedTuple):
@@ -32,6 +35,7 @@ class ScoreCache:
     def __init__(self, entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.hits = 0
         self.misses = 0
+        self._clock = clock
         self._scores: TTLCache[bytes, float] = TTLCache(entries, ttl_s, clock)
         self._computing: dict[bytes, asyncio.Task[Scored]] = {}
 
@@ -56,6 +60,10 @@ class ScoreCache:
             task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)  # one of them may go away; the others still wait
 
+    def resize(self, entries: int, ttl_s: float) -> None:
+        """Go on with other bounds; the time of what is known begins anew."""
+        self._scores = resized(self._scores, entries, ttl_s, self._clock)
+
     async def close(self) -> None:
         for task in self._computing.values():
             task.cancel()
@@ -71,6 +79,20 @@ class ScoreCache:
         del self._computing[key]
         if not done.cancelled():
             done.exception()  # seen, also where nobody waits any more
+
+
+def resized(
+    cache: TTLCache[bytes, Value], entries: int, ttl_s: float, clock: Callable[[], float]
+) -> TTLCache[bytes, Value]:
+    """The cache within other bounds; of too much the oldest is left behind."""
+    if (cache.maxsize, cache.ttl) == (entries, ttl_s):
+        return cache
+    other: TTLCache[bytes, Value] = TTLCache(entries, ttl_s, clock)
+    for key in list(cache) if entries else ():
+        value = cache.get(key)
+        if value is not None:  # it may expire between the two
+            other[key] = value
+    return other
 
 
 def _key(prompt: Prompt) -> bytes:

@@ -100,6 +100,15 @@ class ShareController:
         if len(self._sorted) >= self._least:
             self._follow()
 
+    def retarget(self, target: float, start: float, lowest: float, highest: float) -> None:
+        """Go on with another target or other bounds. What was seen stays; `start` counts until enough was."""
+        self._asked = min(max(self._asked + target - self.target, -self._gain), 1 + self._gain)
+        self.target, self._lowest, self._highest = target, lowest, highest
+        if len(self._sorted) >= self._least:
+            self._follow()
+        else:
+            self.value = min(max(start, lowest), highest)
+
     def _remember(self, score: float) -> None:
         if len(self._recent) == self._recent.maxlen:
             del self._sorted[bisect_left(self._sorted, self._recent[0])]

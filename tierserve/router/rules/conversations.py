@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from cachetools import TTLCache
 
 from tierserve.core import Conversation, Prompt, Role
+from tierserve.router.rules.cache import resized
 
 # Beginnings to look up, the nearest; and the first messages. A turn is one step from its predecessor, if that was here.
 _NEAREST = 16
@@ -45,10 +46,15 @@ class Conversations:
     """`ttl_s` counts from a conversation's last turn. Of more than `entries` the least recently used are forgotten."""
 
     def __init__(self, entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._standings: TTLCache[bytes, Standing] = TTLCache(entries, ttl_s, clock)
 
     def __len__(self) -> int:
         return len(self._standings)
+
+    def resize(self, entries: int, ttl_s: float) -> None:
+        """Go on with other bounds; the time of what is known begins anew."""
+        self._standings = resized(self._standings, entries, ttl_s, self._clock)
 
     def find(self, conversation: Conversation | None) -> Standing | None:
         for key in conversation.earlier if conversation else ():

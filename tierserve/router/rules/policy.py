@@ -24,15 +24,35 @@ class Policy:
 
 
 def build_policy(config: "RouterConfig") -> Policy:
-    threshold: Threshold = FixedThreshold(config.threshold)
-    if config.target_large_share is not None:
-        bounds = config.threshold_min, config.threshold_max
-        threshold = ShareController(config.target_large_share, config.threshold, *bounds)
-    kept = config.conversations
-    return Policy(
-        threshold,
-        ScoreCache(config.cache_entries, config.cache_ttl_s),
-        Conversations(kept.entries, kept.ttl_s) if kept else Conversations(0, 0),
-        kept.short_follow_up_chars if kept else 0,
-        Relief(config.load.large_queue, config.load.small_queue, config.load.band) if config.load else None,
+    return _policy(
+        config, _threshold(config), ScoreCache(config.cache_entries, config.cache_ttl_s), Conversations(*_kept(config))
     )
+
+
+def renewed(policy: Policy, config: "RouterConfig") -> Policy:
+    """Other rules, over what the rules before had learnt: their threshold's history, scores and conversations."""
+    threshold, target = policy.threshold, config.target_large_share
+    if isinstance(threshold, ShareController) and target is not None:
+        threshold.retarget(target, config.threshold, config.threshold_min, config.threshold_max)
+    else:
+        threshold = _threshold(config)
+    policy.cache.resize(config.cache_entries, config.cache_ttl_s)
+    policy.conversations.resize(*_kept(config))
+    return _policy(config, threshold, policy.cache, policy.conversations)
+
+
+def _policy(config: "RouterConfig", threshold: Threshold, cache: ScoreCache, conversations: Conversations) -> Policy:
+    load, kept = config.load, config.conversations
+    relief = Relief(load.large_queue, load.small_queue, load.band) if load else None
+    return Policy(threshold, cache, conversations, kept.short_follow_up_chars if kept else 0, relief)
+
+
+def _threshold(config: "RouterConfig") -> Threshold:
+    if config.target_large_share is None:
+        return FixedThreshold(config.threshold)
+    return ShareController(config.target_large_share, config.threshold, config.threshold_min, config.threshold_max)
+
+
+def _kept(config: "RouterConfig") -> tuple[int, float]:
+    """Turns of conversations, and for how long."""
+    return (config.conversations.entries, config.conversations.ttl_s) if config.conversations else (0, 0)
