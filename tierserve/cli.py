@@ -7,6 +7,7 @@
     tierserve calibrate confidence --data FILES ...   so that a confidence of 0.7 means 70 % right
     tierserve distill --prompts FILE --out HEAD       fit what the assessor says of prompts into a head
     tierserve evaluate --data FILES                   how well scorers spend the large model's calls
+    tierserve key --name NAME                         make a bearer key, and its entry for server.keys
     tierserve schema                                  JSON Schema of the file, for editors
     tierserve reference                               every option and metric, as Markdown
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tierserve.config import RouterConfig
 
 _USAGE_ERROR = 2
+# Of a key's entry, what `tierserve key` is told.
+_ENTRY = ("name", "requests_per_minute", "tokens_per_minute", "concurrency", "tiers", "priority", "admin")
 
 
 def main() -> NoReturn:
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     with_config(command("check", _check, "check a configuration without loading a model"))
+    _add_key(command("key", _key, "make a bearer key, and its entry for the file of server.keys"))
     command("schema", _schema, "print the configuration's JSON Schema")
     command("reference", _reference, "print every option and every metric as Markdown")
     route = with_config(command("route", _route, "print the decision for a prompt"))
@@ -93,6 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_distill(with_config(command("distill", _distill, "fit what the assessor says of prompts into a head")))
     _add_evaluate(with_config(command("evaluate", _evaluate, "measure on outcome files how well scorers route")))
     return parser
+
+
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    """The limits are those of an entry, and so are their bounds."""
+    parser.add_argument("--name", required=True, help="whose key it is")
+    for limit in ("requests-per-minute", "tokens-per-minute", "concurrency"):
+        parser.add_argument(f"--{limit}", type=int, metavar="N", help="default: no limit")
+    parser.add_argument("--tiers", nargs="+", metavar="TIER", help="small, large or both, which is the default")
+    parser.add_argument("--priority", type=int, metavar="N", help="the lower is served first; default: 0")
+    parser.add_argument("--admin", action="store_true", default=None, help="may see what the node knows of all")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="add the entry to this file, and print the key alone")
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -170,12 +185,29 @@ def _check(arguments: argparse.Namespace) -> int:
 
     path = _config_path(arguments)
     config = load(path)
+    from tierserve.server.access import Access
+
+    Access(config.server)  # reads the keys and the certificate
     print(f"{path}: reading vLLM's options ...", file=sys.stderr)
     from tierserve.tiers.pair import check_tiers
 
     for line in check_tiers(config.tiers):
         print(line)
     print(f"{path}: valid")
+    return 0
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    from tierserve.server.keys import add_entry, entry_line, make_entry, new_key
+
+    key = new_key()
+    stated = {name: getattr(arguments, name) for name in _ENTRY if getattr(arguments, name) is not None}
+    entry = make_entry(key, stated)
+    if arguments.add:
+        add_entry(arguments.add, entry)
+        print(key)
+    else:
+        print(f"key, shown only now:  {key}\nfor server.keys.file: {entry_line(entry)}")
     return 0
 
 

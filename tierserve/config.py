@@ -33,6 +33,58 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _off_is_none(value: Any) -> Any:
+    return None if value is False or value == "off" else value  # YAML 1.1 reads a bare `off` as false
+
+
+def _or_off(section: type[Section]) -> BeforeValidator:
+    """The validator of a section that may be written as `off`."""
+    return BeforeValidator(_off_is_none, json_schema_input_type=section | Literal["off", False] | None)
+
+
+class KeyEntry(Section):
+    """One key: an entry of the file or the variable that server.keys names. Limits that are null do not bind."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Whose key it is: what logs and metrics say."
+    )
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal digits.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Requests in a minute, and at once.")
+    tokens_per_minute: int | None = Field(None, ge=1, description="Tokens in a minute, of prompts and answers.")
+    concurrency: int | None = Field(None, ge=1, description="Requests being answered at any time.")
+    tiers: list[Literal["small", "large"]] = Field(
+        ["small", "large"], min_length=1, max_length=2, description="The tiers that it may have."
+    )
+    priority: int = Field(
+        0, ge=-1000, le=1000, description="Of two requests that wait, the one with the lower number is first."
+    )
+    admin: bool = Field(False, description="Whether it may see what the node knows of all: /metrics.")
+
+
+class KeysConfig(Section):
+    """Who may ask. Without it, everybody who reaches the node."""
+
+    file: str | None = Field(None, description="A YAML file: a list of what `tierserve key` prints, hashes only.")
+    env: str | None = Field(
+        None,
+        description="An environment variable that holds such a list, in YAML or JSON; an entry there may have `key`, "
+        "the key itself, instead of `sha256`.",
+    )
+
+    @model_validator(mode="after")
+    def _names_a_source(self) -> "KeysConfig":
+        if self.file is None and self.env is None:
+            raise ValueError("name a `file`, an environment variable (`env`), or both")
+        return self
+
+
+class TlsConfig(Section):
+    """HTTPS, from TLS 1.2 on."""
+
+    certificate: str = Field(description="A PEM file: the node's certificate, then those up to the authority's.")
+    key: str = Field(description="A PEM file with the certificate's private key, not encrypted.")
+
+
 class LimitsConfig(Section):
     """What one request may hold. More is refused, naming the limit, before any engine sees it."""
 
@@ -69,6 +121,16 @@ class ServerConfig(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on. Loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    keys: Annotated[KeysConfig | None, _or_off(KeysConfig)] = Field(
+        None, description="Whose requests are answered, within which limits; `off`, the default: everybody's."
+    )
+    open: bool = Field(
+        False, description="Without keys, listen on an address that others can reach: whoever does may use the node."
+    )
+    metrics_open: bool = Field(False, description="With keys, let /metrics be read without one; else an admin's key.")
+    tls: Annotated[TlsConfig | None, _or_off(TlsConfig)] = Field(
+        None, description="The files for HTTPS, or `off`, the default: plain HTTP."
+    )
     max_body_mb: float = Field(4, gt=0, le=1024, description="Largest request body, in MiB; beyond it: 413.")
     limits: LimitsConfig = Field(LimitsConfig(), description="What one request may hold.")
     max_connections: int = Field(4096, ge=1, description="Open connections; beyond it: 503, and closed.")
@@ -201,15 +263,6 @@ class AssessConfig(Section):
         if self.band[0] >= self.band[1]:
             raise ValueError("`band` is the lower bound and then the upper one, e.g. [3.0, 5.5]")
         return self
-
-
-def _off_is_none(value: Any) -> Any:
-    return None if value is False or value == "off" else value  # YAML 1.1 reads a bare `off` as false
-
-
-def _or_off(section: type[Section]) -> BeforeValidator:
-    """The validator of a section that may be written as `off`."""
-    return BeforeValidator(_off_is_none, json_schema_input_type=section | Literal["off", False] | None)
 
 
 class RouterConfig(Section):
@@ -413,6 +466,38 @@ class TiersConfig(Section):
         return self.small if role is Role.SMALL else self.large
 
 
+class FaultsConfig(Section):
+    """What the node does when an engine dies or hangs: it ends it and builds it anew, and serves on with the other."""
+
+    hang_s: float = Field(
+        60,
+        gt=0,
+        description="An engine with requests, or asked whether it is well, that does no step for so long is taken to "
+        "hang. More than the longest step takes: a batch of long prompts, read on a CPU, may need a minute.",
+    )
+    check_s: float = Field(
+        30, gt=0, description="How often an engine without requests is asked whether it is well, in seconds."
+    )
+    backoff_s: float = Field(
+        1,
+        gt=0,
+        description="An engine that died is rebuilt at once. From the second try on so many seconds are waited for, "
+        "each time twice as long. A remote tier that can't be reached is asked again likewise.",
+    )
+    backoff_max_s: float = Field(
+        60, gt=0, description="Longest such wait, in seconds. An engine that has served for as long starts over."
+    )
+    rebuild_s: float = Field(
+        1800, gt=0, description="How long a rebuild may take, in seconds; then it is ended and tried again."
+    )
+    exit_after_s: float = Field(
+        600,
+        gt=0,
+        description="After so many seconds in which neither tier could answer the node ends with status 75, so that a "
+        "service manager starts it again. Longer than a rebuild takes.",
+    )
+
+
 class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level written.")
     format: Literal["auto", "json", "text"] = Field(
@@ -498,6 +583,7 @@ class NodeConfig(Section):
         description="How many requests may wait, and for how long, or `off`: all are handed to the tiers at once.",
     )
     tiers: TiersConfig
+    faults: FaultsConfig = FaultsConfig()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(
@@ -546,15 +632,15 @@ def load(path: Path) -> NodeConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(where, f"can't be read ({error})", "check the path after --config") from None
     try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, RecursionError, ValueError, AttributeError) as error:  # the last two: a value of a bad tag
+        data = parse_yaml(text)
+    except YAML_ERRORS as error:
         raise ConfigError(where, f"is not YAML: {' '.join(str(error).split())}", "correct the syntax") from None
     if not isinstance(data, dict):
         raise ConfigError(where, "holds no configuration", "start from a file in configs/")
     try:
         config = NodeConfig.model_validate(data)
     except ValidationError as error:
-        raise _first_problem(where, error) from None
+        raise first_problem(where, error) from None
     return _with_absolute_paths(config, path.resolve().parent)
 
 
@@ -566,6 +652,15 @@ def secret(where: str, variable: str | None) -> str | None:
     if not value:
         raise ConfigError(where, f"the environment variable {variable} is not set", f"export {variable}=...")
     return value
+
+
+# What a text that is no YAML raises; the last two: a value of a bad tag.
+YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, AttributeError)
+
+
+def parse_yaml(text: str) -> Any:
+    """Safe YAML in which no key stands twice. Raises one of YAML_ERRORS, whose message quotes the text."""
+    return yaml.load(text, Loader=_UniqueKeyLoader)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -590,8 +685,9 @@ def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def _first_problem(file: str, error: ValidationError) -> ConfigError:
-    """The first of pydantic's findings, in an operator's words; the number of the others is said."""
+def first_problem(file: str, error: ValidationError, section: type[BaseModel] | None = None) -> ConfigError:
+    """The first of pydantic's findings, in an operator's words; the number of the others is said. `section` is what was
+    read, where it was not a whole node's file."""
     findings = error.errors(include_url=False)
     finding = findings[0]
     location = [str(part) for part in finding["loc"]]
@@ -601,7 +697,7 @@ def _first_problem(file: str, error: ValidationError) -> ConfigError:
     match finding["type"]:
         case "extra_forbidden":
             problem = "unknown option"
-            remedy = _did_you_mean(location)
+            remedy = _did_you_mean(location, section or NodeConfig)
         case "missing":
             problem, remedy = "missing", "add it"
         case "model_type":
@@ -614,9 +710,9 @@ def _first_problem(file: str, error: ValidationError) -> ConfigError:
     return ConfigError(f"{file}: {where}" if where else file, problem, remedy)
 
 
-def _did_you_mean(location: list[str]) -> str:
+def _did_you_mean(location: list[str], section: type[BaseModel]) -> str:
     """The nearest option of the section in which an unknown one stood."""
-    fields: dict[str, FieldInfo] = NodeConfig.model_fields
+    fields: dict[str, FieldInfo] = section.model_fields
     for part in location[:-1]:
         fields = _section_of(fields[part]).model_fields
     near = difflib.get_close_matches(location[-1], list(fields), n=1)
@@ -655,6 +751,19 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
     if escalation is not None and escalation.calibration is not None:
         calibration = str((folder / escalation.calibration).resolve())
         escalation = escalation.model_copy(update={"calibration": calibration})
+    server = _server_with_absolute_paths(config.server, folder)
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
     router = config.router.model_copy(update={"encoder": encoder, "head": head, "assess": assess})
-    return config.model_copy(update={"router": router, "escalation": escalation, "tiers": tiers})
+    return config.model_copy(update={"server": server, "router": router, "escalation": escalation, "tiers": tiers})
+
+
+def _server_with_absolute_paths(server: ServerConfig, folder: Path) -> ServerConfig:
+    def beside(path: str) -> str:
+        return str((folder / path).resolve())
+
+    keys, tls = server.keys, server.tls
+    if keys is not None and keys.file is not None:
+        keys = keys.model_copy(update={"file": beside(keys.file)})
+    if tls is not None:
+        tls = tls.model_copy(update={"certificate": beside(tls.certificate), "key": beside(tls.key)})
+    return server.model_copy(update={"keys": keys, "tls": tls})

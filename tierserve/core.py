@@ -29,6 +29,7 @@ class Cause(StrEnum):
 
     MODEL = "model"  # the caller named the tier in `model`
     HEADER = "header"  # the caller named it in `x-tierserve-tier`
+    KEY = "key"  # the only tier that the caller's key may have
     SCORE = "score"  # the prompt was scored
     ASSESSED = "assessed"  # it was scored where scores are unsure, and the assessor had a say
     UNASSESSED = "unassessed"  # likewise, and the assessor was late, full or failing: the score stands
@@ -105,6 +106,9 @@ class Caller:
     admin: bool = False
 
 
+ANYBODY = Caller()
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """A request's place in a distributed trace (W3C Trace Context). `span_id` is the request's own, under the caller's
@@ -129,8 +133,9 @@ class Call:
 
     `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
     one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
-    is none: in completions. `forced` is set, with its cause, when the caller chose the tier. `deadline` is when its
-    time is over, on the event loop's clock; None: never. `trace` is None where neither the caller nor the node traces.
+    is none: in completions. `forced` is set, with its cause, when the caller chose the tier, or may have no other: then
+    no other is asked, whatever happens. `trace` is None where neither the caller nor the node traces. `deadline` is
+    when its time is over, on the event loop's clock; None: never.
     """
 
     id: str
@@ -141,7 +146,7 @@ class Call:
     forced: tuple[Role, Cause] | None = None
     parsed: Any = None
     conversation: Conversation | None = None
-    caller: Caller = Caller()
+    caller: Caller = ANYBODY
     deadline: float | None = None
     trace: Trace | None = None
 
@@ -204,7 +209,7 @@ class Judgement:
 
     `confidence` is 0 to 1, None where it was never known. `escalated`: the large tier answered instead, and `wasted` is
     what the small one had read and written by then. `held_s` is how long the answer was held back, from when the tier
-    was asked.
+    was asked; `queue_s` is how long the request had waited for it before.
     """
 
     confidence: float | None = None
@@ -213,6 +218,7 @@ class Judgement:
     held_s: float = 0.0
     wasted: Usage = field(default_factory=Usage)
     prewarm: Prewarm | None = None
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class Refused(TierserveError):
 class Unauthorized(Refused):
     """The request carries no key, or none that is known here."""
 
+    code = "invalid_api_key"
+
 
 class Forbidden(Refused):
     """The key is known, and may not do this."""
@@ -74,6 +76,8 @@ class Forbidden(Refused):
 
 class RateLimited(Refused):
     """The key's limit is used up."""
+
+    code = "rate_limit_exceeded"
 
 
 class Overloaded(Refused):

@@ -23,13 +23,14 @@ Record = Callable[[Outcome], None]
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`events` is None where `body` is the whole answer. `tier` is the name of the one that spoke; `judgement` is None
-    where nobody judged what it said."""
+    where nobody judged what it said. `outcome` is complete once the answer has ended."""
 
     tier: str
     decision: Decision
     judgement: Judgement | None
     body: bytes
     events: AsyncGenerator[bytes, None] | None
+    outcome: Outcome
 
 
 class Pipeline:
@@ -77,9 +78,9 @@ class Pipeline:
         if reply.events is None:
             outcome.usage = reply.usage
             self._end(outcome, place, Status.OK, started)
-            return Answer(outcome.tier, outcome.decision, outcome.judgement, reply.body, None)
+            return Answer(outcome.tier, outcome.decision, outcome.judgement, reply.body, None, outcome)
         events = await armed(self._stream(reply, outcome, place, started))
-        return Answer(outcome.tier, outcome.decision, outcome.judgement, b"", events)
+        return Answer(outcome.tier, outcome.decision, outcome.judgement, b"", events, outcome)
 
     async def decide(self, call: Call) -> Decision:
         """Where `answer` would send the call, as far as that shows beforehand; a look, which changes nothing.

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
@@ -91,11 +92,11 @@ class Router:
         """
         decision = await self._choose(call, load, counts=True)
         self._learn(call, decision)
-        return decision
+        return _where_there_is_somebody(call, decision, load())
 
     async def look(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
         """What `decide` would say."""
-        return await self._choose(call, load, counts=False)
+        return _where_there_is_somebody(call, await self._choose(call, load, counts=False), load())
 
     async def nearest(self, prompt: Prompt, count: int) -> list[Example]:
         """The nearest prompts that the scorer knows, for people; none where it knows none."""
@@ -142,14 +143,14 @@ class Router:
     def _learn(self, call: Call, decision: Decision) -> None:
         """Keep the conversation, and let the threshold know of what the router decided.
 
-        What the caller forced is neither counted nor held against later turns, which find what was known before. What
-        the load moved counts as its score said, or the threshold would move to undo it. What could not be scored is
-        not counted.
+        What the caller or its key forced is neither counted nor held against later turns, which find what was known
+        before. What the load moved counts as its score said, or the threshold would move to undo it. What could not be
+        scored is not counted.
         """
         conversations, role = self._policy.conversations, decision.role
         before = conversations.find(call.conversation)
         match decision.cause:
-            case Cause.MODEL | Cause.HEADER:
+            case Cause.MODEL | Cause.HEADER | Cause.KEY:
                 if before is not None:
                     conversations.keep(call.conversation, before)
                 return
@@ -188,6 +189,14 @@ class Router:
         if combined is None:  # another time the assessor may answer
             return Scored(score, Cause.UNASSESSED, lasts=False)
         return Scored(combined, Cause.ASSESSED)
+
+
+def _where_there_is_somebody(call: Call, decision: Decision, load: Load) -> Decision:
+    """The other tier, where the one decided on can't answer now and the caller did not insist on it. Nothing is learnt
+    of that: the tier comes back."""
+    if call.forced is not None or load[decision.role] is not None or load[decision.role.other] is None:
+        return decision
+    return replace(decision, role=decision.role.other, cause=Cause.FAILOVER)
 
 
 def build_router(config: "RouterConfig") -> Router:

@@ -22,8 +22,11 @@ from tierserve.deadline import deadline_of
 from tierserve.errors import DeadlineExceeded, RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
+from tierserve.server.access import Access
 from tierserve.server.body import BodyReader
+from tierserve.server.guard import ACCESS, TICKET, guard, not_yet
 from tierserve.server.openapi import Description
+from tierserve.server.quota import estimate
 from tierserve.server.reading import AUTO, check_id, read_call
 from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, deadline_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
@@ -59,32 +62,35 @@ routes = web.RouteTableDef()
 def create_app(
     config: NodeConfig, pipeline: Pipeline, router: Router, tiers: TierPair, metrics: Metrics
 ) -> web.Application:
-    app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around])
+    """Raises ConfigError for keys or a certificate that can't be read."""
+    app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around, guard])
+    app[ACCESS] = Access(config.server)
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
     app[TRACING] = config.telemetry.tracing
     app[BODIES] = bodies = BodyReader(config.server)
-    app[DESCRIPTION] = Description(tiers, bodies)
+    app[DESCRIPTION] = Description(tiers, bodies, app[ACCESS].wants_keys)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
     for role in Role:
         tier = tiers[role]
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, pipeline, role))
     metrics.watch_router(lambda: router.threshold, lambda: router.cache_hits, lambda: router.cache_misses)
+    metrics.watch_keys(lambda: app[ACCESS].names)
     router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
     app.add_routes(routes)
     return app
 
 
-@routes.post("/v1/chat/completions")
+@routes.post("/v1/chat/completions", expect_handler=not_yet)
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     return await _generate(request, Kind.CHAT)
 
 
-@routes.post("/v1/completions")
+@routes.post("/v1/completions", expect_handler=not_yet)
 async def completions(request: web.Request) -> web.StreamResponse:
     return await _generate(request, Kind.COMPLETION)
 
 
-@routes.post("/v1/route")
+@routes.post("/v1/route", expect_handler=not_yet)
 async def route(request: web.Request) -> web.Response:
     """The decision for a chat or completion request, without an answer."""
     body = await request.app[BODIES].read(request)
@@ -106,13 +112,13 @@ async def route(request: web.Request) -> web.Response:
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
-    return web.json_response({"object": "list", "data": _cards(request.app[TIERS])})
+    return web.json_response({"object": "list", "data": _cards(request)})
 
 
 @routes.get("/v1/models/{model:.+}")
 async def model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
-    for card in _cards(request.app[TIERS]):
+    for card in _cards(request):
         if card["id"] == name:
             return web.json_response(card)
     raise UnknownModel(f"there is no model {name!r} here", "model")
@@ -126,17 +132,19 @@ async def health(request: web.Request) -> web.Response:
 
 @routes.get("/ready")
 async def ready(request: web.Request) -> web.Response:
-    """Whether all tiers can answer."""
+    """Whether the node can answer: first once all is loaded; then a tier that is away makes it degraded, no more, for
+    the other one answers in its place, and to take such a node's traffic away would be worse."""
     tiers = request.app[TIERS]
     draining = request.app[DRAINING].is_set()
     router_ready = request.app[ROUTER].ready
-    all_ready = router_ready and tiers.ready and not draining
+    able = router_ready and tiers.able and not draining
     body = {
-        "ready": all_ready,
+        "ready": able,
+        "degraded": [tier.name for tier in tiers if tier.state is not TierState.READY],
         "router": _state(TierState.READY if router_ready else TierState.LOADING, "the encoder"),
         "tiers": {tier.name: _state(tier.state, tier.waiting_for) for tier in tiers},
     } | ({"draining": True} if draining else {})
-    return web.json_response(body, status=HTTPStatus.OK if all_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+    return web.json_response(body, status=HTTPStatus.OK if able else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @routes.get("/metrics")
@@ -156,11 +164,13 @@ async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
-    arrived, pipeline = time.monotonic(), request.app[PIPELINE]
+    arrived, pipeline, ticket = time.monotonic(), request.app[PIPELINE], request[TICKET]
     deadline = deadline_of(arrived, request.headers.get(DEADLINE_HEADER), pipeline.admission.longest_s)
-    pipeline.admission.check()  # here, where refusing costs least: before the body is read
+    pipeline.admission.check(ticket.caller.priority)  # here, where refusing costs least: before the body is read
     call = _read_call(request, kind, await request.app[BODIES].read(request))
+    ticket.charge(estimate(call.body, request.content.total_bytes))
     answer = await pipeline.answer(replace(call, deadline=deadline))
+    ticket.outcome = answer.outcome
     headers = _headers(answer.tier, answer.decision, answer.judgement)
     if answer.events is None:
         return web.Response(body=answer.body, content_type=_JSON, headers=headers)
@@ -197,7 +207,8 @@ def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Cal
     forced, session_id = request.headers.get("x-tierserve-tier"), request.headers.get("x-session-id")
     if session_id is not None:
         check_id("x-session-id", session_id)
-    call = read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id)
+    caller = request[TICKET].caller
+    call = read_call(kind, body, request.app[TIERS], request[REQUEST_ID], forced, session_id, caller)
     return replace(call, trace=_trace(request))
 
 
@@ -259,6 +270,8 @@ def _log_fault(request: web.Request, error: Exception) -> None:
 
 def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["x-request-id"] = request[REQUEST_ID]
+    if TICKET in request:
+        response.headers.update(request[TICKET].headers())
     if request.app[DRAINING].is_set():
         response.force_close()
 
@@ -273,7 +286,9 @@ def _waiting(pipeline: Pipeline, role: Role) -> int:
     return queue.waiting if queue else 0
 
 
-def _cards(tiers: TierPair) -> list[dict[str, object]]:
+def _cards(request: web.Request) -> list[dict[str, object]]:
+    """Of what the caller may have."""
+    tiers = [request.app[TIERS][role] for role in Role if role in request[TICKET].caller.tiers]
     lengths = [tier.max_model_len for tier in tiers if tier.max_model_len is not None]
     return [_card(AUTO, max(lengths, default=None)), *(_card(tier.name, tier.max_model_len) for tier in tiers)]
 

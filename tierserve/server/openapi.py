@@ -28,6 +28,10 @@ _REFUSALS = {
     "500": "A fault of the server's.",
     "503": "Too busy, or nobody there to answer: see `retry-after`.",
 }
+_POSTED_WITH = ("x-request-id", "x-session-id", "x-request-timeout-s", "x-tierserve-tier")
+_ALLOWANCE = [
+    f"x-ratelimit-{what}-{thing}" for thing in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+]
 _ALWAYS = ("400", "401", "403", "405", "417", "429", "431", "500", "503")
 _WITH_BODY = (*_ALWAYS, "404", "408", "413", "415")
 
@@ -95,10 +99,10 @@ def _generation(summary: str, body: Schema, answer: str) -> Schema:
 
 def _posted(summary: str, body: Schema, content: dict[str, Any]) -> Schema:
     told = ("tier", "score", "cause", "confidence", "escalated")
-    answered = _answered(summary, content, [f"x-tierserve-{name}" for name in told])
+    answered = _answered(summary, content, [*(f"x-tierserve-{name}" for name in told), *_ALLOWANCE])
     return {
         "summary": summary,
-        "parameters": [_parameter(name) for name in ("x-request-id", "x-session-id", "x-tierserve-tier")],
+        "parameters": [_parameter(name) for name in _POSTED_WITH],
         "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
         "responses": {"200": answered} | _refusals(_WITH_BODY),
     }
@@ -120,9 +124,9 @@ def _named_model() -> Schema:
 
 
 def _ready() -> Schema:
-    got = _got("Whether all tiers can answer; else what each is waiting for.", _schema("Ready"))
+    got = _got("Whether the node can answer, and what each tier that can't is waiting for.", _schema("Ready"))
     not_yet = {"schema": {"anyOf": [ref("Ready"), ref("Error")]}}
-    got["responses"]["503"] = _answered("Not all of them can, or the server is full.", {_JSON: not_yet})
+    got["responses"]["503"] = _answered("It can't yet or any more, or the server is full.", {_JSON: not_yet})
     return got
 
 
@@ -144,7 +148,7 @@ def _refusals(statuses: tuple[str, ...]) -> Schema:
 
 
 def _refusal(status: str) -> Schema:
-    headers = {"405": ["allow"], "429": ["retry-after"], "503": ["retry-after"]}
+    headers = {"405": ["allow"], "429": ["retry-after", *_ALLOWANCE], "503": ["retry-after"]}
     return _answered(_REFUSALS[status], {_JSON: _schema("Error")}, headers.get(status))
 
 
@@ -160,6 +164,7 @@ def _headers() -> dict[str, Any]:
         "allow": ("The methods that the path has.", text),
     }
     sometimes = {"retry-after": ("Seconds.", {"type": "integer", "minimum": 1})}
+    sometimes |= {name: ("Of the key, where it has such a limit.", text) for name in _ALLOWANCE}
     return {
         name: {"description": description, "required": name in always, "schema": schema}
         for name, (description, schema) in (always | sometimes).items()
@@ -172,6 +177,10 @@ def _parameters(tiers: TierPair) -> dict[str, Any]:
     described: dict[str, tuple[str, Schema]] = {
         "x-request-id": ("The caller's name for the request, which the answer carries.", identifier),
         "x-session-id": ("The chat's conversation, which stays on its tier.", identifier),
+        "x-request-timeout-s": (
+            "Seconds after which nobody waits any more; the node's own limit where that is less.",
+            {"type": "number", "exclusiveMinimum": 0},
+        ),
         "x-tierserve-tier": ("Forces a tier.", {"enum": [*(tier.name for tier in tiers), *Role]}),
         deadline.HEADER: ("How long the answer may take, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
     }

@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tierserve.core import Call, Cause, Kind, Prompt, Role
-from tierserve.errors import RequestError, UnknownModel
+from tierserve.core import ANYBODY, Call, Caller, Cause, Kind, Prompt, Role
+from tierserve.errors import Forbidden, RequestError, UnknownModel
 from tierserve.router.rules.conversations import identify
 from tierserve.tiers.pair import TierPair
 
@@ -36,9 +36,13 @@ def read_call(
     request_id: str,
     forced_tier: str | None = None,
     session_id: str | None = None,
+    caller: Caller = ANYBODY,
 ) -> Call:
-    """`forced_tier` and `session_id` are headers' values; the first wins over `model`."""
-    forced = _forced(body.pop("model", AUTO), forced_tier, tiers)
+    """`forced_tier` and `session_id` are headers' values; the first wins over `model`.
+
+    Raises RequestError, and Forbidden for a tier that the caller's key may not have.
+    """
+    forced = _forced(body.pop("model", AUTO), forced_tier, tiers, caller)
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise RequestError("`stream` must be true or false", "stream")
@@ -46,11 +50,11 @@ def read_call(
     if kind is Kind.CHAT:
         messages = _messages(body)
         prompts: tuple[Prompt, ...] = (_said_last(messages),)
-        conversation = identify(messages, session_id)
+        conversation = identify(messages, session_id, caller.key)
     else:
         prompts = _prompts(body, forced is None)
     parsed = tiers.parse(kind, body)
-    return Call(request_id, kind, body, prompts, bool(stream), forced, parsed, conversation)
+    return Call(request_id, kind, body, prompts, bool(stream), forced, parsed, conversation, caller)
 
 
 def check_id(header: str, value: str) -> str:
@@ -60,7 +64,17 @@ def check_id(header: str, value: str) -> str:
     return value
 
 
-def _forced(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Cause] | None:
+def _forced(model: Any, header: str | None, tiers: TierPair, caller: Caller) -> tuple[Role, Cause] | None:
+    """The tier that the caller names; else the one that the key may have, where that is only one."""
+    named = _named(model, header, tiers)
+    if named is not None:
+        if named[0] not in caller.tiers:
+            raise Forbidden(f"the key {caller.key} may not have {tiers[named[0]].name}: ask for `{AUTO}`")
+        return named
+    return (next(iter(caller.tiers)), Cause.KEY) if len(caller.tiers) == 1 else None
+
+
+def _named(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Cause] | None:
     if not isinstance(model, str):
         raise RequestError("`model` must be a text", "model")
     tier_names = ", ".join(f"`{tier.name}`" for tier in tiers)

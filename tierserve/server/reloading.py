@@ -26,6 +26,7 @@ from tierserve.telemetry.logs import set_level
 if TYPE_CHECKING:
     from tierserve.pipeline import Pipeline
     from tierserve.router.router import Router
+    from tierserve.server.access import Access
     from tierserve.server.body import BodyReader
     from tierserve.server.connection import Connections
     from tierserve.server.costing import Costing
@@ -135,6 +136,13 @@ def differences(old: BaseModel, new: BaseModel, where: str = "") -> Iterator[str
             yield from differences(before, after, path)
         elif before != after:
             yield path
+
+
+def entering(access: "Access") -> Part:
+    """Keys, their limits, and the certificate, whose files may have changed though no option did."""
+    return Part(
+        ("server.keys", "server.metrics_open", "server.tls"), lambda config: access.prepare(config.server), always=True
+    )
 
 
 def routing(router: "Router") -> Part:

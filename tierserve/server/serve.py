@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +33,29 @@ from tierserve.router.router import Router, build_router
 from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
+from tierserve.server.exposure import check_exposure, warn_of_plain_text
+from tierserve.server.guard import ACCESS
 from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
-from tierserve.server.reloading import Reloading, bounding, draining, judging, logging_level, pricing, routing, warning
+from tierserve.server.reloading import (
+    Reloading,
+    bounding,
+    draining,
+    entering,
+    judging,
+    logging_level,
+    pricing,
+    routing,
+    warning,
+)
 from tierserve.server.supervision import Supervision
+from tierserve.server.tls import TlsSite
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair, build_tiers
+from tierserve.tiers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from tierserve.telemetry.tracing import Tracing
@@ -54,6 +69,8 @@ _QUIET_POLLS = 3
 # For answers that are complete and still on their way to a slow reader.
 _LAST_BYTES_S = 5.0
 _CHILDREN_S = 0.5
+# EX_TEMPFAIL of sysexits.h: no tier could answer any more; to be started again.
+_NO_TIER_LEFT = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +106,30 @@ def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.soc
 
     tiers, router = build_tiers(config.tiers), build_router(config.router)
     escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
+    if inherited is not None:
+        check_exposure(config.server, inherited.getsockname()[0])
     listener = inherited or _listen(config.server)
     node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager)
-    with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as sockets:
-        # vLLM leaves the sockets between its processes lying where it made them.
-        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
+    with (
+        configured(config.log),
+        tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
+    ):
+        _keep_in(scratch)
         try:
             status: int = uvloop.run(_until_signalled(node))
             return status
         finally:
             listener.close()
             _end_children()
+
+
+def _keep_in(scratch: str) -> None:
+    """vLLM leaves sockets and files of its processes lying where it made them; this folder goes when the node does.
+    What torch compiles is worth keeping, where it would have kept it."""
+    compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", scratch)
+    os.environ["TMPDIR"] = scratch
 
 
 async def _until_signalled(node: _Node) -> int:
@@ -127,8 +157,7 @@ async def _until_signalled(node: _Node) -> int:
     await asyncio.wait({life, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if life.done():
-        life.result()
-        return 0
+        return life.result()
     log.warning("second signal: ending at once")
     life.cancel()
     with suppress(asyncio.CancelledError):
@@ -136,8 +165,8 @@ async def _until_signalled(node: _Node) -> int:
     return 128 + received[-1]
 
 
-async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
-    """`end` and `reload` are set by signals."""
+async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
+    """Returns the exit status. `end` and `reload` are set by signals."""
     config, router, tiers = node.config, node.router, node.tiers
     metrics = Metrics(tier.name for tier in tiers)
 
@@ -159,7 +188,8 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
-    site = web.SockSite(runner, node.listener, backlog=_BACKLOG)
+    context = app[ACCESS].ssl_context
+    site = (TlsSite if context else web.SockSite)(runner, node.listener, ssl_context=context, backlog=_BACKLOG)
     if node.inherited:
         log.info("listening on the service manager's socket; server.host and server.port do not count")
     else:
@@ -168,6 +198,8 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
     supervision = Supervision(
         node.manager, lambda: router.ready, list(tiers), engines, lambda: len(app[IN_FLIGHT]), config.server.load_s
     )
+    supervisor = Supervisor(config.faults, tiers, _settle)
+    metrics.watch_engines(supervisor.restarts, {tier.name: partial(supervisor.down_s, tier.name) for tier in tiers})
     parts = [
         routing(router),
         judging(pipeline, tiers, router),
@@ -176,6 +208,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
         bounding(app[BODIES], runner.connections),
         logging_level(),
         draining(),
+        entering(app[ACCESS]),
     ]
     reloading = Reloading(node.path, config, parts, reload, node.manager, supervision.status)
     try:
@@ -185,12 +218,13 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
                 if node.inherited:
                     await site.start()
                 supervision.serve()
-                _announce(node.listener, tiers, await _routed(config.server.examples, router, tiers))
-                async with reloading.running():
-                    await end.wait()
+                _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
+                async with reloading.running(), supervisor.watching():
+                    await _first(end, supervisor.gave_up)
                 supervision.drain()
                 await _drain(app, site, reloading.current.server.drain_s)
             supervision.end()
+        return _NO_TIER_LEFT if supervisor.gave_up.is_set() else 0
     finally:
         try:
             # Whatever is still running now had its time, or was told to end at once.
@@ -205,6 +239,16 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
             if tracing is not None:
                 await tracing.close()
         log.info("ended")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _tracing(config: NodeConfig) -> "Tracing | None":
@@ -240,7 +284,11 @@ async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
 
 
 def _settle() -> None:
-    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again."""
+    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again.
+
+    After a rebuild it does, once: the engine that died was among what stays.
+    """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
@@ -264,6 +312,7 @@ def _listen(config: ServerConfig) -> socket.socket:
     """A bound socket, before anything is loaded: a port that is taken is said at once. Raises ConfigError."""
     try:
         address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        check_exposure(config, str(address[4][0]))
         listener = socket.socket(address[0], socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address[4])
@@ -292,16 +341,18 @@ async def _routed(examples: Sequence[str], router: Router, tiers: TierPair) -> s
     return "".join(["\n", *lines]) if lines else ""
 
 
-def _announce(listener: socket.socket, tiers: TierPair, routed: str) -> None:
+def _announce(config: ServerConfig, listener: socket.socket, tiers: TierPair, routed: str) -> None:
     host, port = listener.getsockname()[:2]
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    warn_of_plain_text(config, host)
+    base = f"{'https' if config.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     log.info("ready at %s/v1", base)
     names = ", ".join(tier.name for tier in tiers)
+    key = ' -H "authorization: Bearer $KEY"' if config.keys else ""
     print(
         f"""
 tierserve is ready at {base}/v1 (models: auto, {names})
 {routed}
-  curl -i {base}/v1/chat/completions -H 'content-type: application/json' \\
+  curl -i {base}/v1/chat/completions -H 'content-type: application/json'{key} \\
        -d '{{"model": "auto", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 Ctrl-C ends it.

@@ -124,6 +124,7 @@ def log_outcome(outcome: Outcome) -> None:
     fields = {
         "request_id": outcome.call.id,
         "kind": outcome.call.kind,
+        "key": outcome.call.caller.key or None,
         "status": outcome.status,
         "tier": outcome.tier,
         "cause": decision and decision.cause,

@@ -17,6 +17,7 @@ from tierserve.telemetry.exposition import exposition
 from tierserve.telemetry.families.admission import Admissions
 from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
+from tierserve.telemetry.families.engines import Engines
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
 from tierserve.telemetry.families.tiers import Tiers
@@ -32,12 +33,14 @@ class Metrics:
     def __init__(self, tiers: Iterable[str]) -> None:
         names = list(tiers)
         self.registry = CollectorRegistry()
+        self._key_names: Callable[[], Iterable[str]] = tuple
         self._traffic = Traffic(self.registry, names)
         self._tiers = Tiers(self.registry, names)
         self._routing = Routing(self.registry)
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
         self._admissions = Admissions(self.registry, names)
+        self._engines = Engines(self.registry, names)
         self._connections = ConnectionCounts(self.registry)
         families = (
             self._traffic,
@@ -63,6 +66,10 @@ class Metrics:
     def watch_tier(self, tier: str, ready: Callable[[], bool], waiting: Callable[[], int]) -> None:
         """Ask for a tier's state when scraped."""
         self._tiers.watch(tier, ready, waiting)
+
+    def watch_engines(self, restarts: Mapping[tuple[str, str], int], down_s: Mapping[str, Callable[[], float]]) -> None:
+        """Likewise for engines that were rebuilt, by tier and reason, and for the seconds that a tier was down."""
+        self._engines.watch(restarts, down_s)
 
     def watch_router(self, threshold: Callable[[], float], hits: Callable[[], int], misses: Callable[[], int]) -> None:
         """Likewise for what the router knows."""
@@ -91,9 +98,9 @@ class Metrics:
         """Likewise for how many are open, and how many the node has ended: `head`, `answer`, `full`."""
         self._connections.watch(count, cut_off)
 
-    def expect_keys(self, names: Iterable[str]) -> None:
-        """Callers' keys, by name: their series stand at zero from now on."""
-        self._costs.expect(names)
+    def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
+        """Likewise for the names of callers' keys, so that the series of each stand at zero before it is used."""
+        self._key_names = names
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:
@@ -101,4 +108,5 @@ class Metrics:
 
     def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
         """The text exposition of the node's metrics and its engines'."""
+        self._costs.expect(self._key_names())
         return exposition([self.registry.collect(), *engines])

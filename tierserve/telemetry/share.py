@@ -14,6 +14,7 @@ _HOUR_S: Final = 3600
 _BUCKET_S: Final = 60
 # Below so many requests a share is chance: of 100 with a true share of 15 %, 30 on the large tier is four sigma off.
 _LEAST_REQUESTS: Final = 100
+_NO_CHOICE: Final = (Cause.MODEL, Cause.HEADER, Cause.KEY)
 # Once said, it is said again only after the share was back at this part of the limit.
 _ALL_CLEAR: Final = 0.9
 
@@ -22,7 +23,7 @@ class LargeShare:
     """Counts by the minute, in at most 61 buckets. `record` takes outcomes.
 
     What counts is every request that a tier answered and that the router had a choice in, wherever it ended: by score,
-    conversation, load, context or failover. What the caller forced does not count.
+    conversation, load, context or failover. What the caller or the key forced does not count.
     """
 
     def __init__(self, warn_above: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +52,7 @@ class LargeShare:
 
     def record(self, outcome: Outcome) -> None:
         decision = outcome.decision
-        if outcome.tier is None or decision is None or decision.cause in (Cause.MODEL, Cause.HEADER):
+        if outcome.tier is None or decision is None or decision.cause in _NO_CHOICE:
             return
         minute = int(self._clock() // _BUCKET_S)
         if not self._buckets or self._buckets[-1][0] != minute:

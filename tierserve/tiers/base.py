@@ -33,6 +33,16 @@ class Reply:
     broken: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What an engine shows of its work: requests that it has not finished; steps that it has done, ever; whether one of
+    its processes is gone."""
+
+    unfinished: int = 0
+    steps: int = 0
+    gone: bool = False
+
+
 class Listener(Protocol):
     """Hears an answer as it is generated, before its events or its body are there.
 

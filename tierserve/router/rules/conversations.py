@@ -67,15 +67,19 @@ class Conversations:
             self._standings[conversation.key] = standing
 
 
-def identify(messages: Sequence[tuple[str, str]], session_id: str | None = None) -> Conversation | None:
+def identify(
+    messages: Sequence[tuple[str, str]], session_id: str | None = None, key_name: str = ""
+) -> Conversation | None:
     """`messages`: role and text of each. None where nothing tells conversations apart: no session, no user.
 
-    The session id counts as given: callers who share one share a conversation.
+    The session id counts as given: callers who share one share a conversation, if they share the key as well. Its name,
+    of at most 64 bytes, goes into every digest, so that no key reaches another's conversations.
     """
+    owner = key_name.encode()
     if session_id is not None:
-        key = hashlib.blake2b(session_id.encode(), digest_size=16, person=b"session").digest()
+        key = hashlib.blake2b(session_id.encode(), digest_size=16, key=owner, person=b"session").digest()
         return Conversation(key, (key,))
-    beginnings = _beginnings(messages)
+    beginnings = _beginnings(messages, owner)
     if not beginnings:
         return None
     *earlier, key = beginnings
@@ -98,9 +102,9 @@ def is_short_follow_up(prompt: Prompt, most_chars: int) -> bool:
     return width <= most_chars and _WORK.search(text) is None
 
 
-def _beginnings(messages: Sequence[tuple[str, str]]) -> list[bytes]:
+def _beginnings(messages: Sequence[tuple[str, str]], owner: bytes) -> list[bytes]:
     """The digest of what system and user said up to each of the user's turns."""
-    running = hashlib.blake2b(digest_size=16, person=b"beginning")
+    running = hashlib.blake2b(digest_size=16, key=owner, person=b"beginning")
     found = []
     for role, text in messages:
         if role not in ("system", "developer", "user"):
