@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Status, Usage
+from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Sent, Status, Usage
 from tierserve.deadline import in_time, next_in_time
 from tierserve.errors import ContextOverflow, DeadlineExceeded, Refused, RequestError, TierBusy, TierUnavailable
 from tierserve.escalation.escalator import Doubted, Escalator
@@ -37,7 +37,7 @@ class Pipeline:
     """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
 
     Without an escalator the small tier's answers stand; another may be set at any time, for the calls that come then.
-    Without an admission nobody waits for a tier.
+    Without an admission nobody waits for a tier. With `keep_answers` an Outcome has what was sent.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Pipeline:
         escalator: Escalator | None = None,
         clock: Callable[[], float] = time.perf_counter,
         admission: Admission | None = None,
+        keep_answers: bool = False,
     ) -> None:
         self.admission = admission or Admission(tiers)
         self._router = router
@@ -55,12 +56,14 @@ class Pipeline:
         self._record = record
         self.escalator = escalator
         self._clock = clock
+        self._keep_answers = keep_answers
 
     async def answer(self, call: Call) -> Answer:
         """Answer a call. Raises RequestError, Overloaded when too many wait, DeadlineExceeded when its time is over, or
         TierUnavailable when no tier is left that could."""
         started = self._clock()
-        outcome, place = Outcome(call), self.admission.place(call)
+        outcome = Outcome(call, sent=Sent() if self._keep_answers else None)
+        place = self.admission.place(call)
         try:
             place.arrive()
             async with in_time(call.deadline):
@@ -77,6 +80,8 @@ class Pipeline:
             raise
         if reply.events is None:
             outcome.usage = reply.usage
+            if outcome.sent is not None:
+                outcome.sent.add(reply.body)
             self._end(outcome, place, Status.OK, started)
             return Answer(outcome.tier, outcome.decision, outcome.judgement, reply.body, None, outcome)
         events = await armed(self._stream(reply, outcome, place, started))
@@ -151,11 +156,13 @@ class Pipeline:
         self, reply: Reply, outcome: Outcome, place: Place, started: float
     ) -> AsyncGenerator[bytes, None]:
         assert reply.events is not None
-        status = Status.CANCELLED  # what it is when nobody reads to the end
+        status, sent = Status.CANCELLED, outcome.sent  # cancelled is what it is when nobody reads to the end
         try:
             async with aclosing(reply.events):
                 yield b""
                 while (event := await next_in_time(reply.events, outcome.call.deadline)) is not None:
+                    if sent is not None:
+                        sent.add(event)
                     yield event
             status = Status.ERROR if reply.broken else Status.OK
         except Exception as error:
