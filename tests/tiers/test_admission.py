@@ -48,9 +48,29 @@ class Gate:
     async def ask(self, role: Role = SMALL, priority: int = 0, **options: Any) -> "tuple[Place, asyncio.Task[None]]":
         """One that is in the queue, or holds a slot, when this returns."""
         place = self.arrive(priority, **options)
-        asking = asyncio.create_task(place.room(role))
+        asking = asyncio.create_task(going(place, role))
         await asyncio.sleep(0)
         return place, asking
+
+
+async def going(place: Place, role: Role) -> None:
+    """To the tier; when broken off it leaves, as a request does."""
+    try:
+        await place.room(role)
+    except asyncio.CancelledError:
+        place.leave()
+        raise
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Who still waits when a test ends goes away: other tests count the loop's tasks."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def settled() -> None:
@@ -173,11 +193,11 @@ async def test_of_a_tier_that_is_away_there_is_nothing_to_wait_for() -> None:
     assert waiting.stage is Stage.UNDECIDED and waiting.accepted
     late, asking = await gate.ask()
     assert asking.done() and not late.accepted, "so where it goes then it may be refused"
-    crowd = [asyncio.create_task(gate.admission.place(call()).room(LARGE)) for _ in range(3)]
+    crowd = [asyncio.create_task(going(gate.admission.place(call()), LARGE)) for _ in range(3)]
     await settled()
     with pytest.raises(Overloaded):
         await late.room(LARGE)
-    going_on = asyncio.create_task(waiting.room(LARGE))
+    going_on = asyncio.create_task(going(waiting, LARGE))
     await settled()
     assert waiting.stage is Stage.WAITING, "it was in the queue before"
     for task in (going_on, *crowd):
@@ -243,7 +263,7 @@ async def test_who_was_worked_on_is_neither_refused_nor_displaced() -> None:
     escalated, _ = await gate.ask(SMALL, priority=5)
     await gate.ask(LARGE)
     await gate.ask(LARGE)
-    moving = asyncio.create_task(escalated.room(LARGE))
+    moving = asyncio.create_task(going(escalated, LARGE))
     await settled()
     assert escalated.stage is Stage.WAITING, "over the bound"
     assert (await gate.ask(SMALL))[0].stage is Stage.HOLDING, "with its slot given back"
