@@ -502,6 +502,28 @@ class TelemetryConfig(Section):
     )
 
 
+class DecisionsConfig(Section):
+    """The decision log: a row for each finished request, in an SQLite file."""
+
+    path: str = Field(min_length=1, description="The file; relative to the configuration's folder. Made where absent.")
+    retention_days: float = Field(90, gt=0, description="Rows older than this are deleted, in days.")
+    max_mb: float = Field(1024, ge=1, description="Over this size, in MiB, the oldest rows are deleted.")
+    queue: int = Field(
+        10_000, ge=1, description="Rows that may wait to be written; with more they are dropped and counted."
+    )
+    text: bool = Field(False, description="Keep what the user said last, and the answer.")
+    redact: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="`module:function` that is given each text before it is kept, and returns what may be.",
+    )
+    embeddings: bool = Field(
+        False,
+        description="Keep what the encoder and the scorer read of prompts, as numbers, so that heads can be fitted to "
+        "the log. Much of a text can be guessed from them.",
+    )
+
+
 class TokenSecondsConfig(Section):
     """Seconds of a tier, fully loaded, for a million tokens."""
 
@@ -557,6 +579,10 @@ class NodeConfig(Section):
     cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(
         None,
         description="What the host costs, so that the node tells what requests do; `off`, the default: it does not.",
+    )
+
+    decisions: Annotated[DecisionsConfig | None, _or_off(DecisionsConfig)] = Field(
+        None, description="Where it is kept what was decided for each request; `off`, the default: nowhere."
     )
 
     @model_validator(mode="after")
@@ -722,7 +748,11 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
     server = _server_with_absolute_paths(config.server, folder)
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
     router = config.router.model_copy(update={"encoder": encoder, "head": head, "assess": assess})
-    return config.model_copy(update={"server": server, "router": router, "escalation": escalation, "tiers": tiers})
+    decisions = config.decisions and config.decisions.model_copy(
+        update={"path": str((folder / config.decisions.path).resolve())}
+    )
+    changed = {"server": server, "router": router, "escalation": escalation, "tiers": tiers, "decisions": decisions}
+    return config.model_copy(update=changed)
 
 
 def _server_with_absolute_paths(server: ServerConfig, folder: Path) -> ServerConfig:

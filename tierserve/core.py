@@ -228,13 +228,31 @@ class Cost:
 
 
 @dataclass(slots=True)
+class Sent:
+    """An answer's bytes as its caller gets them: a body, or events. Beyond `limit` bytes no more are kept."""
+
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+    limit: int = 2**20
+
+    def add(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if self.size <= self.limit:
+            self.chunks.append(chunk)
+
+    @property
+    def whole(self) -> bool:
+        return self.size <= self.limit
+
+
+@dataclass(slots=True)
 class Outcome:
     """How one request went: the single record that metrics, cost and logs read. Times are seconds since arrival.
 
     `first_byte_s` is when the first byte of the answer was at hand: for a stream its first event, else the whole.
     `decision` and `tier` are None when the request ended before one was made; `judgement` is None where the answer was
     not judged. `usage` is of the answer that the caller got. `queue_s` is how long the request waited for room in a
-    tier. `cost` is None where no prices are configured.
+    tier. `cost` is None where no prices are configured. `sent` is None where nobody wants to read the answer.
     """
 
     call: Call
@@ -248,3 +266,4 @@ class Outcome:
     judgement: Judgement | None = None
     queue_s: float = 0.0
     cost: Cost | None = None
+    sent: Sent | None = None

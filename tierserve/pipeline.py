@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Status, Usage
+from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Sent, Status, Usage
 from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
 from tierserve.escalation.escalator import Doubted, Escalator
 from tierserve.router.router import Router
@@ -35,6 +35,7 @@ class Pipeline:
     """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
 
     Without an escalator the small tier's answers stand; another may be set at any time, for the calls that come then.
+    With `keep_answers` an Outcome has what was sent.
     """
 
     def __init__(
@@ -44,17 +45,19 @@ class Pipeline:
         record: Record,
         escalator: Escalator | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        keep_answers: bool = False,
     ) -> None:
         self._router = router
         self._tiers = tiers
         self._record = record
         self.escalator = escalator
         self._clock = clock
+        self._keep_answers = keep_answers
 
     async def answer(self, call: Call) -> Answer:
         """Answer a call. Raises RequestError, or TierUnavailable when no tier is left that could."""
         started = self._clock()
-        outcome = Outcome(call)
+        outcome = Outcome(call, sent=Sent() if self._keep_answers else None)
         try:
             decision = outcome.decision = await self._router.decide(call, self._tiers.load)
             outcome.route_s = self._clock() - started
@@ -69,6 +72,8 @@ class Pipeline:
             raise
         if reply.events is None:
             outcome.usage = reply.usage
+            if outcome.sent is not None:
+                outcome.sent.add(reply.body)
             self._end(outcome, Status.OK, started)
             return Answer(outcome.tier, outcome.decision, outcome.judgement, reply.body, None, outcome)
         events = await armed(self._stream(reply, outcome, started))
@@ -133,11 +138,13 @@ class Pipeline:
 
     async def _stream(self, reply: Reply, outcome: Outcome, started: float) -> AsyncGenerator[bytes, None]:
         assert reply.events is not None
-        status = Status.CANCELLED  # what it is when nobody reads to the end
+        status, sent = Status.CANCELLED, outcome.sent  # cancelled is what it is when nobody reads to the end
         try:
             async with aclosing(reply.events):
                 yield b""
                 async for event in reply.events:
+                    if sent is not None:
+                        sent.add(event)
                     yield event
             status = Status.ERROR if reply.broken else Status.OK
         except Exception:

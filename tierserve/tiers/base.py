@@ -21,7 +21,8 @@ class TierState(StrEnum):
 
 @dataclass(slots=True)
 class Reply:
-    """What a tier gives back: `body`, the whole answer as JSON, or `events`, server-sent events as they are made.
+    """What a tier gives back: `body`, the whole answer as JSON, or `events`, pieces of one or more server-sent events,
+    as they are made.
 
     `usage` is complete once the body is there or the events have ended; of a stream that is closed before, it is a
     lower bound. `broken` is set when the events ended with an error: they have then told the caller themselves.
