@@ -138,7 +138,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_range(parser: argparse.ArgumentParser, since: str) -> None:
-    parser.add_argument("--since", default=None if since == "all" else since, help=f"30d, 12h or a date; default: {since}")
+    parser.add_argument(
+        "--since", default=None if since == "all" else since, help=f"30d, 12h or a date; default: {since}"
+    )
     parser.add_argument("--until", help="likewise; default: now")
 
 
@@ -176,6 +178,9 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="outcome files of everyday prompts; the head keeps their texts, to explain",
+    )
+    parser.add_argument(
+        "--log", type=Path, metavar="LOG", help="instead of --data: a decision log with text and shadow comparisons"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the head or calibration goes")
     parser.add_argument(
@@ -288,7 +293,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate_confidence(arguments: argparse.Namespace) -> int:
-    if not arguments.data or arguments.traffic:
+    if not arguments.data or arguments.traffic or arguments.log is not None:
         arguments.parser.error("name files of judged answers: --data")
     from tierserve.quality.confidences import calibrate_confidence, read_judged
 
@@ -302,15 +307,19 @@ def _calibrate_confidence(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate_head(arguments: argparse.Namespace) -> int:
-    if not arguments.data and not arguments.traffic:
-        arguments.parser.error("name outcome files: --data, --traffic or both")
+    if not arguments.data and not arguments.traffic and arguments.log is None:
+        arguments.parser.error("name outcome files, --data, --traffic or both, or a decision log, --log")
+    if arguments.data and arguments.log is not None:
+        arguments.parser.error("--data and --log are two sources of the same: name one")
     from tierserve.quality.calibrate import calibrate
     from tierserve.quality.fit import KINDS
+    from tierserve.quality.logged import read_logged
     from tierserve.quality.outcomes import read_outcomes
     from tierserve.router.embedding.encoder import load_encoder
 
     _check_out(arguments.out)
     data, traffic = (read_outcomes(files) if files else None for files in (arguments.data, arguments.traffic))
+    data = data if arguments.log is None else read_logged(arguments.log)
     encoder = load_encoder(_router_config(arguments).encoder)
     kinds = KINDS if arguments.kind == "auto" else (arguments.kind,)
     head, report = calibrate(encoder, data, traffic, kinds, arguments.large_share)
@@ -441,7 +450,7 @@ def _log_export(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from tierserve.quality.report.figures import figures
+    from tierserve.quality.report.figures import COLUMNS, figures
     from tierserve.quality.report.page import page
     from tierserve.quality.report.tables import as_text
     from tierserve.telemetry.decisions.reading import reading
@@ -450,7 +459,7 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         _check_out(arguments.html)
     with reading(_log_file(arguments)) as decisions:
-        report = figures(decisions.between(since, until, arguments.key), since, until, arguments.key)
+        report = figures(decisions.between(since, until, arguments.key, COLUMNS), since, until, arguments.key)
     if arguments.html is not None:
         arguments.html.write_text(page(report), encoding="utf-8")
         print(f"{arguments.html}: written", file=sys.stderr)

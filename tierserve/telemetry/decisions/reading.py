@@ -11,7 +11,7 @@ from tierserve.telemetry.decisions.schema import VERSION, version
 
 Row = dict[str, Any]
 
-# A number for each row: where a reader has to wait for the writer, this long.
+# Where a reader has to wait for the writer: this long.
 _BUSY_S: Final = 2.0
 _AT_ONCE: Final = 2000
 
@@ -36,6 +36,15 @@ class Decisions:
 
     def comparisons_of(self, id: str) -> list[Row]:
         return list(self._rows("SELECT * FROM comparisons WHERE request_id = ? ORDER BY seq", id))
+
+    def judged_prompts(self) -> tuple[list[Row], int]:
+        """Prompts that are kept, with the verdicts on their answers; and how many comparisons there are in all."""
+        rows = self._rows(
+            "SELECT c.verdict, c.small_tier, c.large_tier, d.prompt, d.turns, max(d.seq) FROM comparisons c "
+            "JOIN decisions d ON d.id = c.request_id AND d.time <= c.time "
+            "WHERE d.prompts = 1 AND trim(d.prompt) != '' GROUP BY c.seq ORDER BY c.seq"
+        )
+        return list(rows), self._connection.execute("SELECT count(*) FROM comparisons").fetchone()[0]
 
     def between(
         self, since: float, until: float, key: str | None = None, columns: str = "*", table: str = "decisions"
