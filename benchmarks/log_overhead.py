@@ -3,9 +3,9 @@
     python benchmarks/log_overhead.py
 
 Finished requests are handed to a log that writes to a real file all the while, a thousand a second. `cpu_us` is what
-the loop's thread itself takes for a request's record, and for keeping its answer's bytes where text is kept; `wall_us` the
-time that passes meanwhile, with what the loop waits for the writer's thread to give the interpreter back. Medians of
-the rounds; each round's figure is a mean. The target is that of the dearest row's `wall_us`.
+the loop's thread itself takes for a request's record, and for keeping its answer's bytes where text is kept;
+`wall_us` the time that passes meanwhile, with what the loop waits for the writer's thread to give the interpreter
+back. Medians of the rounds; each round's figure is a mean. The target is that of the dearest row's `wall_us`.
 """
 
 import argparse
