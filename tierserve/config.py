@@ -381,6 +381,32 @@ class EscalationConfig(Section):
         return of_logprobs if self.estimator == "logprob" else f"structured {self.position}"
 
 
+class AdmissionConfig(Section):
+    """Who is let in when more comes than the tiers can do at once. The rest waits in one queue, or is refused: 503."""
+
+    queue: int = Field(
+        1024,
+        ge=1,
+        description="Most requests of the node that wait or are being routed, whatever the other bounds say.",
+    )
+    queue_share: float = Field(
+        0.25,
+        gt=0,
+        le=100,
+        description="Most requests that wait for a tier, as a share of those that it works on at once. The last of "
+        "them waits for about this share of the time that an answer takes.",
+    )
+    queue_s: float = Field(
+        30, gt=0, description="Longest expected wait for a tier, in seconds; with a longer one: 503."
+    )
+    deadline_s: float | None = Field(
+        600,
+        gt=0,
+        description="From its arrival, how long a request may take, in seconds; then: 408, or an error in its stream. "
+        "`x-request-timeout-s` may ask for less. null: no limit but the caller's.",
+    )
+
+
 class RemoteConfig(Section):
     """A tier that is another OpenAI-compatible server."""
 
@@ -389,7 +415,9 @@ class RemoteConfig(Section):
     api_key_env: str | None = Field(None, description="Environment variable that holds the bearer key.")
     timeout_s: float = Field(600, gt=0, description="Longest wait between two bytes of an answer, in seconds.")
     max_num_seqs: int | None = Field(
-        None, ge=1, description="Requests that the server works on at once; for router.load, more count as waiting."
+        None,
+        ge=1,
+        description="Requests that the server works on at once; more wait in this node. null: it takes whatever comes.",
     )
 
 
@@ -571,6 +599,10 @@ class NodeConfig(Section):
     router: RouterConfig = RouterConfig()
     escalation: Annotated[EscalationConfig | None, _or_off(EscalationConfig)] = Field(
         EscalationConfig(), description="How the small tier's answers are judged, or `off`: they stand."
+    )
+    admission: Annotated[AdmissionConfig | None, _or_off(AdmissionConfig)] = Field(
+        AdmissionConfig(),
+        description="How many requests may wait, and for how long, or `off`: all are handed to the tiers at once.",
     )
     tiers: TiersConfig
     faults: FaultsConfig = FaultsConfig()

@@ -60,6 +60,8 @@ class Status(StrEnum):
 
     OK = "ok"
     INVALID = "invalid"  # the caller's fault
+    REFUSED = "refused"  # the node had too much to do
+    DEADLINE = "deadline"  # the caller's time was over before the answer was there
     UNAVAILABLE = "unavailable"  # no tier could answer
     CANCELLED = "cancelled"  # the caller went away
     ERROR = "error"  # broken off after the answer had begun, or a fault of ours
@@ -132,7 +134,8 @@ class Call:
     `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
     one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
     is none: in completions. `forced` is set, with its cause, when the caller chose the tier, or may have no other: then
-    no other is asked, whatever happens. `trace` is None where neither the caller nor the node traces.
+    no other is asked, whatever happens. `trace` is None where neither the caller nor the node traces. `deadline` is
+    when its time is over, on the event loop's clock; None: never.
     """
 
     id: str
@@ -144,6 +147,7 @@ class Call:
     parsed: Any = None
     conversation: Conversation | None = None
     caller: Caller = ANYBODY
+    deadline: float | None = None
     trace: Trace | None = None
 
 

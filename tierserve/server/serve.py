@@ -55,6 +55,7 @@ from tierserve.telemetry.decisions.log import DecisionLog
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair, build_tiers
 from tierserve.tiers.supervisor import Supervisor
 
@@ -192,7 +193,8 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
             decisions.record(outcome)
 
     keep_answers = decisions is not None and decisions.keeps_answers
-    pipeline = Pipeline(router, tiers, record, node.escalator, keep_answers=keep_answers)
+    admission = Admission(tiers, config.admission)
+    pipeline = Pipeline(router, tiers, record, node.escalator, admission=admission, keep_answers=keep_answers)
     app = create_app(config, pipeline, router, tiers, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
