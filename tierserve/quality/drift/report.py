@@ -126,16 +126,17 @@ def compare(recent: Window, baseline: Window, limits: Limits) -> Report:
 
 
 def _measured(measure: Measure, recent: Window, baseline: Window, limits: Limits) -> Finding:
-    levels = _level(measure, recent), _level(measure, baseline)
-    missing = (max(0, limits.least(measure) - level.size) for level in levels)
-    return Finding(measure, *levels, limits.effect[measure], *missing)
+    now, before = _level(measure, recent), _level(measure, baseline)
+    least = limits.least(measure)
+    missing, missing_baseline = max(0, least - now.size), max(0, least - before.size)
+    return Finding(measure, now, before, limits.effect[measure], missing, missing_baseline)
 
 
 def _level(measure: Measure, window: Window) -> Level:
     match measure:
         case Measure.CALIBRATION:
             size = len(window.confidences)
-            return Level(size, calibration_error(window.confidences.tolist(), window.held.tolist()) if size else None)
+            return Level(size, calibration_error(window.confidences, window.held) if size else None)
         case Measure.SCORE:
             return Level(len(window.scores), float(np.mean(window.scores)) if len(window.scores) else None)
         case _:
@@ -169,8 +170,9 @@ def _p(measure: Measure, recent: Window, baseline: Window) -> float:
 def _effect(measure: Measure, finding: Finding, recent: Window, baseline: Window) -> float:
     if measure is Measure.SCORE:
         return population_stability_index(recent.scores, baseline.scores)
-    assert finding.recent.value is not None and finding.baseline.value is not None
-    return finding.recent.value - finding.baseline.value
+    recent_value, base_value = finding.recent.value, finding.baseline.value
+    assert recent_value is not None and base_value is not None
+    return recent_value - base_value
 
 
 def _size(measure: Measure, effect: float) -> float:

@@ -66,7 +66,9 @@ def _window(connection: sqlite3.Connection, start: float, end: float) -> Window:
     return Window(
         start,
         end,
-        *(_count(compared, verdict) for verdict in ("small", "tie", "large")),
+        wins=_count(compared, "small"),
+        ties=_count(compared, "tie"),
+        losses=_count(compared, "large"),
         confidences=np.array([confidence for confidence, _ in known], np.float64),
         held=np.array([held for _, held in known], np.bool_),
         scores=scores,
