@@ -248,7 +248,10 @@ def main() -> None:
 def _measure(folder: Path, count: int, seed: int) -> tuple[dict[str, Any], list[Target]]:
     scratch = folder / "tmp"
     scratch.mkdir()
-    os.environ["TMPDIR"] = str(scratch)  # the node's: what it leaves there is counted
+    # What torch has compiled is kept on purpose, for the next start; everything else that is left there counts.
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    os.environ["TMPDIR"] = str(scratch)
     config = lab_config() | {"server": {"port": 0, "max_body_mb": 1}}
     print("starting the embedded default ...", file=sys.stderr)
     with Node(config, folder) as node:
@@ -269,8 +272,8 @@ def _measure(folder: Path, count: int, seed: int) -> tuple[dict[str, Any], list[
     for name, number in problems.items():
         if number:
             print(f"{name}: {number}", file=sys.stderr)
-    for wrong in caller.kept.wrong[:20]:
-        print(wrong, file=sys.stderr)
+    for said in (*caller.kept.wrong[:20], *files[:20]):
+        print(said, file=sys.stderr)
     kept = caller.kept
     row = {
         "requests": sum(kept.kinds.values()),

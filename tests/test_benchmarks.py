@@ -85,6 +85,20 @@ def test_http_overhead(node: Node) -> None:
 
 
 @pytest.mark.engine
+def test_faults() -> None:
+    """One kill: that a stopped worker is noticed, tests/server/test_faults.py shows."""
+    report = run("faults.py", "--kills", "1", "--no-hang")
+    assert report["benchmark"] == "faults"
+    target = {each["name"]: each["value"] for each in report["targets"]}
+    assert list(target) == ["kills", "non_streaming_lost", "silent_streams", "recovery_s"]
+    (row,) = report["results"]
+    assert (row["tier"], row["process"], row["signal"]) == ("small", "core", "SIGKILL")
+    assert row["answered"] > 0 and row["failover"] > 0
+    assert target["kills"] == 1 and target["non_streaming_lost"] == target["silent_streams"] == 0
+    assert 0 < row["noticed_s"] < row["recovery_s"] == target["recovery_s"]
+
+
+@pytest.mark.engine
 def test_tiering(tmp_path: Path) -> None:
     report = run("tiering.py", "--pair", "lab", "--plot", str(tmp_path / "table.png"))
     assert report["benchmark"] == "tiering"

@@ -205,6 +205,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
     path = _config_path(arguments)
     config = load(path)
+    from tierserve.server.access import Access
+
+    Access(config.server)  # reads the keys and the certificate
     print(f"{path}: reading vLLM's options ...", file=sys.stderr)
     from tierserve.tiers.pair import check_tiers
 

@@ -381,6 +381,32 @@ class EscalationConfig(Section):
         return of_logprobs if self.estimator == "logprob" else f"structured {self.position}"
 
 
+class AdmissionConfig(Section):
+    """Who is let in when more comes than the tiers can do at once. The rest waits in one queue, or is refused: 503."""
+
+    queue: int = Field(
+        1024,
+        ge=1,
+        description="Most requests of the node that wait or are being routed, whatever the other bounds say.",
+    )
+    queue_share: float = Field(
+        0.25,
+        gt=0,
+        le=100,
+        description="Most requests that wait for a tier, as a share of those that it works on at once. The last of "
+        "them waits for about this share of the time that an answer takes.",
+    )
+    queue_s: float = Field(
+        30, gt=0, description="Longest expected wait for a tier, in seconds; with a longer one: 503."
+    )
+    deadline_s: float | None = Field(
+        600,
+        gt=0,
+        description="From its arrival, how long a request may take, in seconds; then: 408, or an error in its stream. "
+        "`x-request-timeout-s` may ask for less. null: no limit but the caller's.",
+    )
+
+
 class RemoteConfig(Section):
     """A tier that is another OpenAI-compatible server."""
 
@@ -389,7 +415,9 @@ class RemoteConfig(Section):
     api_key_env: str | None = Field(None, description="Environment variable that holds the bearer key.")
     timeout_s: float = Field(600, gt=0, description="Longest wait between two bytes of an answer, in seconds.")
     max_num_seqs: int | None = Field(
-        None, ge=1, description="Requests that the server works on at once; for router.load, more count as waiting."
+        None,
+        ge=1,
+        description="Requests that the server works on at once; more wait in this node. null: it takes whatever comes.",
     )
 
 
@@ -438,6 +466,38 @@ class TiersConfig(Section):
         return self.small if role is Role.SMALL else self.large
 
 
+class FaultsConfig(Section):
+    """What the node does when an engine dies or hangs: it ends it and builds it anew, and serves on with the other."""
+
+    hang_s: float = Field(
+        60,
+        gt=0,
+        description="An engine with requests, or asked whether it is well, that does no step for so long is taken to "
+        "hang. More than the longest step takes: a batch of long prompts, read on a CPU, may need a minute.",
+    )
+    check_s: float = Field(
+        30, gt=0, description="How often an engine without requests is asked whether it is well, in seconds."
+    )
+    backoff_s: float = Field(
+        1,
+        gt=0,
+        description="An engine that died is rebuilt at once. From the second try on so many seconds are waited for, "
+        "each time twice as long. A remote tier that can't be reached is asked again likewise.",
+    )
+    backoff_max_s: float = Field(
+        60, gt=0, description="Longest such wait, in seconds. An engine that has served for as long starts over."
+    )
+    rebuild_s: float = Field(
+        1800, gt=0, description="How long a rebuild may take, in seconds; then it is ended and tried again."
+    )
+    exit_after_s: float = Field(
+        600,
+        gt=0,
+        description="After so many seconds in which neither tier could answer the node ends with status 75, so that a "
+        "service manager starts it again. Longer than a rebuild takes.",
+    )
+
+
 class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level written.")
     format: Literal["auto", "json", "text"] = Field(
@@ -467,6 +527,28 @@ class TelemetryConfig(Section):
 
     tracing: Annotated[TracingConfig | None, _or_off(TracingConfig)] = Field(
         None, description="Where traces go; `off`, the default: none are made, and a caller's is passed on."
+    )
+
+
+class DecisionsConfig(Section):
+    """The decision log: a row for each finished request, in an SQLite file."""
+
+    path: str = Field(min_length=1, description="The file; relative to the configuration's folder. Made where absent.")
+    retention_days: float = Field(90, gt=0, description="Rows older than this are deleted, in days.")
+    max_mb: float = Field(1024, ge=1, description="Over this size, in MiB, the oldest rows are deleted.")
+    queue: int = Field(
+        10_000, ge=1, description="Rows that may wait to be written; with more they are dropped and counted."
+    )
+    text: bool = Field(False, description="Keep what the user said last, and the answer.")
+    redact: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="`module:function` that is given each text before it is kept, and returns what may be.",
+    )
+    embeddings: bool = Field(
+        False,
+        description="Keep what the encoder and the scorer read of prompts, as numbers, so that heads can be fitted to "
+        "the log. Much of a text can be guessed from them.",
     )
 
 
@@ -557,7 +639,12 @@ class NodeConfig(Section):
     escalation: Annotated[EscalationConfig | None, _or_off(EscalationConfig)] = Field(
         EscalationConfig(), description="How the small tier's answers are judged, or `off`: they stand."
     )
+    admission: Annotated[AdmissionConfig | None, _or_off(AdmissionConfig)] = Field(
+        AdmissionConfig(),
+        description="How many requests may wait, and for how long, or `off`: all are handed to the tiers at once.",
+    )
     tiers: TiersConfig
+    faults: FaultsConfig = FaultsConfig()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(
@@ -565,6 +652,10 @@ class NodeConfig(Section):
         description="What the host costs, so that the node tells what requests do; `off`, the default: it does not.",
     )
     drift: DriftConfig = Field(DriftConfig(), description="When it counts as drifted; needs the decision log.")
+
+    decisions: Annotated[DecisionsConfig | None, _or_off(DecisionsConfig)] = Field(
+        None, description="Where it is kept what was decided for each request; `off`, the default: nowhere."
+    )
 
     @model_validator(mode="after")
     def _queues_can_be_counted(self) -> "NodeConfig":
@@ -729,7 +820,11 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
     server = _server_with_absolute_paths(config.server, folder)
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
     router = config.router.model_copy(update={"encoder": encoder, "head": head, "assess": assess})
-    return config.model_copy(update={"server": server, "router": router, "escalation": escalation, "tiers": tiers})
+    decisions = config.decisions and config.decisions.model_copy(
+        update={"path": str((folder / config.decisions.path).resolve())}
+    )
+    changed = {"server": server, "router": router, "escalation": escalation, "tiers": tiers, "decisions": decisions}
+    return config.model_copy(update=changed)
 
 
 def _server_with_absolute_paths(server: ServerConfig, folder: Path) -> ServerConfig:

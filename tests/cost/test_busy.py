@@ -45,6 +45,15 @@ def test_an_escalation_keeps_first_one_tier_busy_and_then_the_other() -> None:
     assert large is not None and large.completion == pytest.approx(3 / 1500)
 
 
+def test_an_escalation_keeps_no_tier_busy_while_it_waits_for_it() -> None:
+    busy = Busy(0.25)
+    judgement = Judgement(0.1, Doubt.LOW, True, held_s=1.0, queue_s=0.5)
+    outcome = answered(Role.LARGE, Usage(0, 1500), 0.0, 4.0, judgement)
+    outcome.queue_s = 1.25
+    busy.record(outcome, now=50.0)
+    assert (busy.seconds(Role.SMALL), busy.seconds(Role.LARGE)) == (pytest.approx(1.0), pytest.approx(1.75))
+
+
 def test_what_was_never_routed_kept_nothing_busy() -> None:
     busy = Busy(0.25)
     busy.record(Outcome(CALL, Status.INVALID, total_s=3.0), now=10.0)

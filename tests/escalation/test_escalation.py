@@ -226,7 +226,8 @@ class Run:
         if self.body:
             data = json.loads(self.body)
             return data["choices"][0]["message"]["content"], {(data["id"], data["model"])}, False, True
-        *events, last = [event.decode().removeprefix("data: ").rstrip() for event in self.events] or [""]
+        told = b"".join(self.events).decode().split("\n\n")  # a piece may be several events
+        *events, last = [event.removeprefix("data: ") for event in told if event] or [""]
         done = last == "[DONE]"
         found = [json.loads(event) for event in ([*events] if done else [*events, last]) if event]
         errors = [event for event in found if "error" in event]

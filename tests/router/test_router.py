@@ -193,6 +193,26 @@ async def test_a_conversation_beyond_the_small_tier_s_context_stays_up_and_one_t
     assert await router.decide(turn("abc")) == Decision(LARGE, Cause.CONVERSATION)
 
 
+@pytest.mark.parametrize("ask", ["decide", "look"])
+async def test_a_tier_that_can_t_answer_is_decided_around(ask: str) -> None:
+    router, _ = await started()
+    decide = getattr(router, ask)
+    assert await decide(call("seventy"), lambda: Load(large=None)) == Decision(SMALL, Cause.FAILOVER, 7.0)
+    assert await decide(call("four"), lambda: Load(small=None)) == Decision(LARGE, Cause.FAILOVER, 4.0)
+    assert await decide(call("four"), lambda: Load(large=None)) == Decision(SMALL, Cause.CACHE, 4.0) or ask == "look"
+    assert (await decide(call("seventy"), lambda: Load(None, None))).role is LARGE, "nobody is better off elsewhere"
+    forced = call("four", forced=(SMALL, Cause.MODEL))
+    assert await decide(forced, lambda: Load(small=None)) == Decision(SMALL, Cause.MODEL)
+
+
+async def test_a_conversation_does_not_stay_where_it_failed_over_to() -> None:
+    router, _ = await started()
+    decision = await router.decide(turn("abc"), lambda: Load(small=None))
+    assert decision == Decision(LARGE, Cause.FAILOVER, 3.0)
+    router.settle(turn("abc"), decision)
+    assert await router.decide(turn("yes")) == Decision(SMALL, Cause.FOLLOW_UP)
+
+
 async def test_without_conversations_each_prompt_goes_by_its_own_score() -> None:
     router, _ = await started(conversations=None)
     await router.decide(turn("seventy"))

@@ -16,9 +16,10 @@ from tierserve.config import NodeConfig
 from tierserve.core import Outcome
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router
-from tierserve.server.api import create_app
+from tierserve.server.api import PIPELINE, create_app
 from tierserve.server.connection import Runner
 from tierserve.telemetry.metrics import Metrics
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
 
@@ -33,6 +34,10 @@ class Surface:
     router: Router
     small: ScriptedTier
     outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def admission(self) -> Admission:
+        return self.app[PIPELINE].admission
 
     async def connect(self) -> "Caller":
         return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -114,8 +119,9 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def surface(**server: Any) -> AsyncIterator[Surface]:
-    """With these options of `server:`. In a thread of its own, on the loop that a node has, as transports differ."""
+async def surface(admission: dict[str, Any] | None = None, **server: Any) -> AsyncIterator[Surface]:
+    """With these options of `admission:` and `server:`. In a thread of its own, on the loop that a node has, as
+    transports differ."""
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -124,7 +130,7 @@ async def surface(**server: Any) -> AsyncIterator[Surface]:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     try:
-        node = await there(_started(server))
+        node = await there(_started(server, admission or {}))
         try:
             yield node
         finally:
@@ -136,15 +142,16 @@ async def surface(**server: Any) -> AsyncIterator[Surface]:
         loop.close()
 
 
-async def _started(server: dict[str, Any]) -> Surface:
+async def _started(server: dict[str, Any], admission: dict[str, Any]) -> Surface:
     tier = {"engine": {"model": "m"}}
     tiers = {"small": {"name": "s", **tier}, "large": {"name": "l", **tier}}
-    config = NodeConfig.model_validate({"server": server, "tiers": tiers})
+    config = NodeConfig.model_validate({"server": server, "admission": admission, "tiers": tiers})
     small, outcomes = ScriptedTier("s"), list[Outcome]()
     pair, router, metrics = TierPair(small, ScriptedTier("l")), word_router(), Metrics(["s", "l"])
     await router.start()
     await pair.start()
-    app = create_app(config, Pipeline(router, pair, outcomes.append), router, pair, metrics)
+    pipeline = Pipeline(router, pair, outcomes.append, admission=Admission(pair, config.admission))
+    app = create_app(config, pipeline, router, pair, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, 1)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()

@@ -22,6 +22,7 @@ from tierserve.pipeline import Pipeline
 from tierserve.server.access import Access
 from tierserve.server.api import create_app
 from tierserve.server.guard import ACCESS
+from tierserve.server.reloading import entering
 from tierserve.telemetry.logs import log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.base import TierState
@@ -165,7 +166,9 @@ async def test_whether_the_node_lives_is_open(api: Keyed, path: str) -> None:
 
 async def test_metrics_are_an_admin_s_or_open(api: Keyed, tmp_path: Path) -> None:
     assert (await api.client.get("/metrics", headers=bearer("app"))).status == 403
-    assert (await api.client.get("/metrics", headers=bearer("boss"))).status == 200
+    response = await api.client.get("/metrics", headers=bearer("boss"))
+    assert response.status == 200
+    assert 'tierserve_cost_total{key="small",tier="s"} 0.0' in await response.text()  # each key's from the start
     config = write_keys(tmp_path / "keys.json", ENTRIES)
     api.access.reload(config.model_copy(update={"metrics_open": True}))
     assert (await api.client.get("/metrics")).status == 200
@@ -355,6 +358,16 @@ async def test_a_bad_file_changes_nothing(api: Keyed, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="server.keys: can't be switched on or off"):
         api.access.reload(ServerConfig())
     assert (await api.ask("app")).status == 200
+
+
+async def test_a_reload_asks_for_keys_whether_or_not_an_option_differs(api: Keyed, tmp_path: Path) -> None:
+    part = entering(api.access)
+    assert part.always
+    config = CONFIG.model_copy(update={"server": write_keys(tmp_path / "keys.json", [{"name": "new"}])})
+    apply = part.prepare(config)
+    assert (await api.ask("new")).status == 401, "prepared is not in force"
+    apply()
+    assert [(await api.ask(name)).status for name in ("new", "app")] == [200, 401]
 
 
 def test_a_variable_with_keys_is_not_left_to_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from tierserve.core import Outcome, Status
 from tierserve.errors import TierBusy, TierUnavailable
 from tierserve.escalation.escalator import build_escalator
 from tierserve.pipeline import Pipeline
-from tierserve.server.api import DRAINING, IN_FLIGHT, create_app
+from tierserve.server.api import DRAINING, IN_FLIGHT, TIERS, create_app
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
 from tierserve.tiers.base import TierState
@@ -227,11 +227,35 @@ async def test_ready_tells_what_is_missing(api: Api) -> None:
     response = await api.client.get("/ready")
     assert (response.status, (await response.json())["ready"]) == (200, True)
     api.large.state, api.large.waiting_for = TierState.LOADING, "the weights"
+    api.client.app[TIERS]._started = False  # as while the node starts
     response = await api.client.get("/ready")
     assert response.status == 503
     body = await response.json()
     assert body["tiers"] == {"s": {"state": "ready"}, "l": {"state": "loading", "waiting_for": "the weights"}}
     assert (await api.client.get("/health")).status == 200
+
+
+async def test_a_node_that_was_ready_and_lost_a_tier_is_degraded_and_one_that_lost_both_is_not_ready(api: Api) -> None:
+    async def ready() -> tuple[int, bool, list[str]]:
+        response = await api.client.get("/ready")
+        body = await response.json()
+        return response.status, body["ready"], body["degraded"]
+
+    assert await ready() == (200, True, [])
+    api.large.state = TierState.LOADING
+    assert await ready() == (200, True, ["l"])
+    api.small.state = TierState.FAILED
+    assert await ready() == (503, False, ["s", "l"])
+
+
+async def test_a_tier_that_is_away_is_not_asked_and_the_headers_say_that_the_other_one_answered(api: Api) -> None:
+    api.large.state = TierState.LOADING
+    response = await api.chat(text="a hard prompt of many words")
+    assert (response.status, response.headers["x-tierserve-tier"]) == (200, "s")
+    assert response.headers["x-tierserve-cause"] == "failover"
+    response = await api.chat(model="l")
+    assert (response.status, response.headers["retry-after"]) == (503, "5")
+    assert (await response.json())["error"]["message"].startswith("l is loading")
 
 
 async def test_a_node_that_drains_closes_its_connections_and_is_not_ready(api: Api) -> None:

@@ -131,6 +131,14 @@ def test_a_number_beyond_all_numbers_is_refused(raw: bytes) -> None:
         check_limits(parse_json(raw), LIMITS)
 
 
+async def test_a_request_for_too_much_reaches_no_tier() -> None:
+    async with surface() as node:
+        answer = await node.exchange(request(chat(n=10_000)))
+        assert answer.status == 400
+        assert answer.error["param"] == "n"
+        assert not node.small.calls
+
+
 def test_every_limit_can_be_set() -> None:
     assert check_limits({"tools": [{}] * 129}, LimitsConfig(tools=129)) is None
     with pytest.raises(RequestError, match="server.limits.tools"):

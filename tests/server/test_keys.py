@@ -159,3 +159,15 @@ def test_the_command_adds_to_a_file_and_spoils_none(run: Callable[..., tuple[int
         assert (status, out) == (2, "")
         assert err
     assert path.read_text() == before
+
+
+def test_check_reads_the_keys(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    small, large = ({"name": name, "remote": {"url": "http://x/v1", "model": "m"}} for name in "sl")
+    config = {"server": {"keys": {"file": "keys.yaml"}}, "tiers": {"small": small, "large": large}}
+    (tmp_path / "node.yaml").write_text(json.dumps(config))
+    (tmp_path / "keys.yaml").write_text(json.dumps([entry()]))
+    assert run("check", "--config", str(tmp_path / "node.yaml"))[0] == 0
+    (tmp_path / "keys.yaml").write_text(json.dumps([entry(priority="high")]))
+    status, _, err = run("check", "--config", str(tmp_path / "node.yaml"))
+    assert status == 2
+    assert "keys.yaml entry 1: priority" in err

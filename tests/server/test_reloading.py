@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.server.running import until
 from tests.server.test_notify import Heard
 from tests.test_pipeline import HARD, SIMPLE, Bench
 from tierserve.config import load
@@ -107,8 +108,7 @@ async def test_what_is_being_answered_is_answered(make: Any) -> None:
     gate = asyncio.Event()
     node.small.script = ["Hello", gate, " you"]
     answering = asyncio.create_task(node.answer(SIMPLE))
-    await asyncio.sleep(0.01)
-    assert node.small.running == 1
+    await until(lambda: node.small.running == 1)
     assert await node.reload(router={"threshold": 0.0}, escalation={"threshold": 0.5})
     gate.set()
     answer = await answering

@@ -221,3 +221,11 @@ def test_the_queue_is_read_when_scraped_and_waiting_is_told_by_tier() -> None:
     assert found[key("tierserve_queue_seconds_sum", tier="none")] == 2
     assert found[key("tierserve_queue_seconds_count", tier="none")] == 1
     assert found[key("tierserve_queue_seconds_count", tier="l")] == 0
+
+
+def test_a_keys_series_stand_at_zero_before_it_is_used() -> None:
+    metrics, names = Metrics(["s", "l"]), ["mine"]
+    metrics.watch_keys(lambda: names)
+    assert samples(metrics)[key("tierserve_cost_total", tier="l", key="mine")] == 0
+    names.append("new")
+    assert samples(metrics)[key("tierserve_cost_all_large_total", key="new")] == 0

@@ -38,6 +38,18 @@ def test_an_escalation_follows_the_answer_that_was_doubted() -> None:
     assert escalate == Span("escalate", 0.75, 2.0, {"tierserve.tier": "l"}, 0.875)
 
 
+def test_an_escalation_may_wait_for_each_tier() -> None:
+    judgement = Judgement(0.125, Doubt.LOW, True, 0.5, queue_s=0.25)
+    found = of(Outcome(CALL, Status.OK, LARGE, "l", Usage(1, 2), 0.25, 1.75, 2.0, judgement, queue_s=0.625))
+    assert [(span.name, span.start_s, span.end_s) for span in found] == [
+        ("route", 0.0, 0.25),
+        ("queue", 0.25, 0.5),
+        ("generate", 0.5, 1.0),
+        ("queue", 1.0, 1.375),
+        ("escalate", 1.375, 2.0),
+    ]
+
+
 def test_an_answer_that_was_judged_and_stands_tells_its_confidence() -> None:
     found = of(Outcome(CALL, Status.OK, SMALL, "s", Usage(1, 2), 0.25, 0.5, 1.0, Judgement(0.75, held_s=0.125)))
     assert found[-1].attributes == {"tierserve.tier": "s", "tierserve.confidence": 0.75, "tierserve.held_s": 0.125}

@@ -245,6 +245,21 @@ async def test_a_server_that_goes_away_is_unavailable_and_comes_back(
     await reply.events.aclose()
 
 
+async def test_a_server_that_went_away_is_ready_again_once_it_says_so(
+    elsewhere: tuple[Elsewhere, RemoteTier], unused_tcp_port: int
+) -> None:
+    _, tier = elsewhere
+    there, tier._url = tier._url, f"http://127.0.0.1:{unused_tcp_port}/v1"
+    with pytest.raises(TierUnavailable):
+        await tier.generate(call())
+    with pytest.raises(TierUnavailable, match="does not answer"):
+        await tier.check()
+    assert tier.state is TierState.FAILED
+    tier._url = there
+    await tier.check()
+    assert tier.state is TierState.READY
+
+
 def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     config = RemoteConfig(url="http://h/v1", model="m", api_key_env="NO_SUCH_KEY")

@@ -39,14 +39,15 @@ class Busy:
         """`now`: the second at which the request ended."""
         if outcome.decision is None or outcome.route_s is None:
             return
-        begun = now - outcome.total_s + outcome.route_s + outcome.queue_s
+        begun, waited_s = now - outcome.total_s + outcome.route_s, outcome.queue_s
         judgement = outcome.judgement
         if judgement is not None and (judgement.escalated or outcome.tier is None):
-            judged = min(begun + judgement.held_s, now)
-            self._tiers[Role.SMALL].add(begun, judged, self._weighed(judgement.wasted), now)
-            begun = judged
+            asked = begun + judgement.queue_s
+            begun, waited_s = min(asked + judgement.held_s, now), waited_s - judgement.queue_s
+            self._tiers[Role.SMALL].add(asked, begun, self._weighed(judgement.wasted), now)
         if outcome.tier is not None:
-            self._tiers[outcome.decision.role].add(begun, now, self._weighed(outcome.usage), now)
+            answering = self._tiers[outcome.decision.role]
+            answering.add(min(begun + waited_s, now), now, self._weighed(outcome.usage), now)
 
     def seconds(self, role: Role) -> float:
         """For how long the tier was busy, in all."""

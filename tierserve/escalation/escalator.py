@@ -105,40 +105,40 @@ class Escalator:
                 judgement.doubt = judgement.doubt or judge.finding.doubt
 
     async def _streamed(self, decision: Decision, ear: "_Ear") -> tuple[Decision, Reply]:
-        judge, held = ear.judge, []
+        judge, held = ear.judge, list[bytes]()
         reply = await self._small.generate(judge.call, ear)
         assert reply.events is not None
-        coming: asyncio.Task[bytes | None] | None = None
-        found = asyncio.create_task(ear.found.wait())
+        # One task for all that is held, not one for each event: it ends with the first event after the finding.
+        holding = asyncio.create_task(self._hold(judge, reply, reply.events, held))
         try:
-            while judge.finding is None:
-                coming = asyncio.create_task(anext(reply.events, None))
-                # The layer may be silent for long: it hides reasoning, and gathers calls of tools.
-                await asyncio.wait({coming, found}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    break
-                event, coming = coming.result(), None
-                if event is None:
-                    judge.end()
-                elif reply.broken:
-                    raise TierUnavailable(f"{self._small.name} broke off")
-                else:
-                    held.append(event)
+            # The layer may be silent for long: it hides reasoning, and gathers calls of tools.
+            await _either(holding, ear.found)
+            if holding.done():
+                holding.result()
             decision = self._decided(decision, judge)
         except BaseException:
-            await _ended(*([coming] if coming else []), found)
+            await _ended(holding)
             await reply.events.aclose()
             raise
-        found.cancel()
-        reply.events = await armed(_committed(judge, held, coming, reply.events))
+        reply.events = await armed(_committed(judge, held, holding, reply.events))
         return decision, reply
+
+    async def _hold(self, judge: Judge, reply: Reply, events: AsyncGenerator[bytes, None], held: list[bytes]) -> None:
+        """Read on until there is a finding. Raises TierUnavailable when the tier breaks off before that."""
+        while judge.finding is None:
+            event = await anext(events, None)
+            if event is not None:
+                if reply.broken and judge.finding is None:
+                    raise TierUnavailable(f"{self._small.name} broke off")
+                held.append(event)
+            elif judge.finding is None:
+                judge.end()
 
     async def _whole(self, decision: Decision, ear: "_Ear") -> tuple[Decision, Reply]:
         judge = ear.judge
         answering = asyncio.create_task(self._small.generate(judge.call, ear))
-        found = asyncio.create_task(ear.found.wait())
         try:
-            await asyncio.wait({answering, found}, return_when=asyncio.FIRST_COMPLETED)
+            await _either(answering, ear.found)
             if not answering.done():  # some are known not to do before they are complete
                 decision = self._decided(decision, judge)
                 reply = await answering
@@ -149,7 +149,7 @@ class Escalator:
             reply = replace(reply, body=judge.body(reply.body))
             return self._decided(decision, judge, reply if stands else None), reply
         finally:
-            await _ended(answering, found)
+            await _ended(answering)
 
     def _decided(self, decision: Decision, judge: Judge, reply: Reply | None = None) -> Decision:
         """The decision with which the answer stands. Raises Doubted where it does not."""
@@ -188,35 +188,39 @@ class _Ear:
         self.judge = judge
         self.alternatives = judge.alternatives
         self.impatient = judge.impatient
-        self.found = asyncio.Event()
+        self.found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.usage = Usage()
 
     def hear(self, heard: Heard) -> None:
         self.usage.prompt_tokens = max(self.usage.prompt_tokens, heard.prompt_tokens)
         self.usage.completion_tokens += heard.tokens
         self.judge.hear(heard)
-        if self.judge.finding is not None:
-            self.found.set()
+        if self.judge.finding is not None and not self.found.done():
+            self.found.set_result(None)
 
 
 async def _committed(
-    judge: Judge, held: list[bytes], coming: "asyncio.Task[bytes | None] | None", rest: AsyncGenerator[bytes, None]
+    judge: Judge, held: list[bytes], holding: "asyncio.Task[None]", rest: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
-    """`coming` is the next event, where it is being waited for already."""
+    """What was held goes out in one piece. `holding` may still wait for the event that comes after the finding."""
     async with aclosing(rest):
         try:
             yield b""
-            for event in held:
-                if (told := judge.event(event)) is not None:
-                    yield told
-            following = await coming if coming else await anext(rest, None)
-            while following is not None:
-                if (told := judge.event(following)) is not None:
-                    yield told
-                following = await anext(rest, None)
+            if told := _told(judge, held):
+                yield told
+            already = len(held)
+            await holding
+            if told := _told(judge, held[already:]):
+                yield told
         finally:
-            if coming:
-                await _ended(coming)
+            await _ended(holding)
+        async for event in rest:
+            if (told_now := judge.event(event)) is not None:
+                yield told_now
+
+
+def _told(judge: Judge, events: list[bytes]) -> bytes:
+    return b"".join(told for event in events if (told := judge.event(event)) is not None)
 
 
 def _doubt_of(error: BaseException) -> Doubt | None:
@@ -228,6 +232,10 @@ def _doubt_of(error: BaseException) -> Doubt | None:
         case TierUnavailable():
             return Doubt.FAILURE
     return None
+
+
+async def _either(*futures: "asyncio.Future[Any]") -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _ended(*tasks: "asyncio.Task[Any]") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
@@ -15,6 +16,7 @@ from tierserve.router.rules.conversations import Standing, is_short_follow_up
 from tierserve.router.rules.policy import Policy, build_policy, renewed
 from tierserve.router.scoring.head import Example, Head
 from tierserve.router.scoring.scorers import Scorer, build_scorer
+from tierserve.router.vectors import Vectors
 from tierserve.threads import load_beside
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Router:
         self._load, self._load_second = load, load_second
         self._policy = policy
         self.assessments = Assessments()
+        self.vectors: Vectors | None = None  # set by who wants to have them
         self._second: SecondOpinion | None = None
         self._encoder: EncoderThread | None = None
         self._scorer: Scorer | None = None
@@ -91,11 +94,11 @@ class Router:
         """
         decision = await self._choose(call, load, counts=True)
         self._learn(call, decision)
-        return decision
+        return _where_there_is_somebody(call, decision, load())
 
     async def look(self, call: Call, load: Callable[[], Load] = Load) -> Decision:
         """What `decide` would say."""
-        return await self._choose(call, load, counts=False)
+        return _where_there_is_somebody(call, await self._choose(call, load, counts=False), load())
 
     async def nearest(self, prompt: Prompt, count: int) -> list[Example]:
         """The nearest prompts that the scorer knows, for people; none where it knows none."""
@@ -179,7 +182,10 @@ class Router:
     async def _compute(self, prompt: Prompt) -> Scored:
         if self._encoder is None or self._scorer is None:
             raise TierUnavailable("the router is loading")
-        score = self._scorer.score(prompt, await self._encoder.embed(prompt.text))
+        vector = await self._encoder.embed(prompt.text)
+        if self.vectors is not None:
+            self.vectors.keep(prompt, vector)
+        score = self._scorer.score(prompt, vector)
         if not 0 <= score <= 10:  # nor is NaN
             raise ValueError("the scorer left 0 to 10")
         if self._second is None or not self._second.is_wanted(score):
@@ -188,6 +194,14 @@ class Router:
         if combined is None:  # another time the assessor may answer
             return Scored(score, Cause.UNASSESSED, lasts=False)
         return Scored(combined, Cause.ASSESSED)
+
+
+def _where_there_is_somebody(call: Call, decision: Decision, load: Load) -> Decision:
+    """The other tier, where the one decided on can't answer now and the caller did not insist on it. Nothing is learnt
+    of that: the tier comes back."""
+    if call.forced is not None or load[decision.role] is not None or load[decision.role.other] is None:
+        return decision
+    return replace(decision, role=decision.role.other, cause=Cause.FAILOVER)
 
 
 def build_router(config: "RouterConfig") -> Router:

@@ -13,7 +13,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tierserve.config import KeyEntry, ServerConfig
@@ -93,6 +93,11 @@ class Access:
     def ssl_context(self) -> ssl.SSLContext | None:
         """None: plain HTTP."""
         return self._certificate.context if self._certificate else None
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Of the keys that are known now."""
+        return self._callers.keys()
 
     @property
     def wants_keys(self) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from tierserve import __version__
+from tierserve import __version__, deadline
 from tierserve.config import MODEL_NAME, ServerConfig
 from tierserve.core import Cause, Role
 from tierserve.server.body import BodyReader
@@ -92,7 +92,9 @@ def _paths() -> dict[str, Any]:
 
 
 def _generation(summary: str, body: Schema, answer: str) -> Schema:
-    return _posted(summary, body, {_JSON: _schema(answer), "text/event-stream": _schema("Event")})
+    posted = _posted(summary, body, {_JSON: _schema(answer), "text/event-stream": _schema("Event")})
+    posted["parameters"].append(_parameter(deadline.HEADER))
+    return posted
 
 
 def _posted(summary: str, body: Schema, content: dict[str, Any]) -> Schema:
@@ -122,9 +124,9 @@ def _named_model() -> Schema:
 
 
 def _ready() -> Schema:
-    got = _got("Whether all tiers can answer; else what each is waiting for.", _schema("Ready"))
+    got = _got("Whether the node can answer, and what each tier that can't is waiting for.", _schema("Ready"))
     not_yet = {"schema": {"anyOf": [ref("Ready"), ref("Error")]}}
-    got["responses"]["503"] = _answered("Not all of them can, or the server is full.", {_JSON: not_yet})
+    got["responses"]["503"] = _answered("It can't yet or any more, or the server is full.", {_JSON: not_yet})
     return got
 
 
@@ -180,6 +182,7 @@ def _parameters(tiers: TierPair) -> dict[str, Any]:
             {"type": "number", "exclusiveMinimum": 0},
         ),
         "x-tierserve-tier": ("Forces a tier.", {"enum": [*(tier.name for tier in tiers), *Role]}),
+        deadline.HEADER: ("How long the answer may take, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
     }
     return {
         name: {"name": name, "in": "header", "required": False, "description": description, "schema": schema}

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from tierserve.router.router import Router, build_router
 from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
+from tierserve.server.deciding import build_decision_log
 from tierserve.server.exposure import check_exposure, warn_of_plain_text
 from tierserve.server.guard import ACCESS
 from tierserve.server.inherited import inherited_listener
@@ -49,10 +51,13 @@ from tierserve.server.reloading import (
 )
 from tierserve.server.supervision import Supervision
 from tierserve.server.tls import TlsSite
+from tierserve.telemetry.decisions.log import DecisionLog
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair, build_tiers
+from tierserve.tiers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from tierserve.telemetry.tracing import Tracing
@@ -66,6 +71,8 @@ _QUIET_POLLS = 3
 # For answers that are complete and still on their way to a slow reader.
 _LAST_BYTES_S = 5.0
 _CHILDREN_S = 0.5
+# EX_TEMPFAIL of sysexits.h: no tier could answer any more; to be started again.
+_NO_TIER_LEFT = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,7 @@ class _Node:
     listener: socket.socket
     inherited: bool
     manager: Manager
+    decisions: DecisionLog | None
 
 
 def run(config: NodeConfig, path: Path) -> int:
@@ -103,17 +111,29 @@ def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.soc
     escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
     if inherited is not None:
         check_exposure(config.server, inherited.getsockname()[0])
+    decisions = build_decision_log(config, router)
     listener = inherited or _listen(config.server)
-    node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager)
-    with configured(config.log), tempfile.TemporaryDirectory(prefix="tierserve-") as sockets:
-        # vLLM leaves the sockets between its processes lying where it made them.
-        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
+    node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager, decisions)
+    with (
+        configured(config.log),
+        tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
+    ):
+        _keep_in(scratch)
         try:
             status: int = uvloop.run(_until_signalled(node))
             return status
         finally:
             listener.close()
             _end_children()
+
+
+def _keep_in(scratch: str) -> None:
+    """vLLM leaves sockets and files of its processes lying where it made them; this folder goes when the node does.
+    What torch compiles is worth keeping, where it would have kept it."""
+    compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", scratch)
+    os.environ["TMPDIR"] = scratch
 
 
 async def _until_signalled(node: _Node) -> int:
@@ -141,8 +161,7 @@ async def _until_signalled(node: _Node) -> int:
     await asyncio.wait({life, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if life.done():
-        life.result()
-        return 0
+        return life.result()
     log.warning("second signal: ending at once")
     life.cancel()
     with suppress(asyncio.CancelledError):
@@ -150,15 +169,18 @@ async def _until_signalled(node: _Node) -> int:
     return 128 + received[-1]
 
 
-async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
-    """`end` and `reload` are set by signals."""
-    config, router, tiers = node.config, node.router, node.tiers
+async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
+    """Returns the exit status. `end` and `reload` are set by signals."""
+    config, router, tiers, decisions = node.config, node.router, node.tiers, node.decisions
     metrics = Metrics(tier.name for tier in tiers)
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
     costing = Costing(config, metrics)
     tracing = _tracing(config)
+    if decisions is not None:
+        metrics.watch_decisions(*decisions.counts)
+        decisions.start()
 
     def record(outcome: Outcome) -> None:
         costing.record(outcome)
@@ -167,8 +189,12 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
         log_outcome(outcome)
         if tracing is not None:
             tracing.record(outcome)
+        if decisions is not None:
+            decisions.record(outcome)
 
-    pipeline = Pipeline(router, tiers, record, node.escalator)
+    keep_answers = decisions is not None and decisions.keeps_answers
+    admission = Admission(tiers, config.admission)
+    pipeline = Pipeline(router, tiers, record, node.escalator, admission=admission, keep_answers=keep_answers)
     app = create_app(config, pipeline, router, tiers, metrics)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
@@ -183,6 +209,8 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
     supervision = Supervision(
         node.manager, lambda: router.ready, list(tiers), engines, lambda: len(app[IN_FLIGHT]), config.server.load_s
     )
+    supervisor = Supervisor(config.faults, tiers, _settle)
+    metrics.watch_engines(supervisor.restarts, {tier.name: partial(supervisor.down_s, tier.name) for tier in tiers})
     parts = [
         routing(router),
         judging(pipeline, tiers, router),
@@ -202,11 +230,12 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
                     await site.start()
                 supervision.serve()
                 _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
-                async with reloading.running():
-                    await end.wait()
+                async with reloading.running(), supervisor.watching():
+                    await _first(end, supervisor.gave_up)
                 supervision.drain()
                 await _drain(app, site, reloading.current.server.drain_s)
             supervision.end()
+        return _NO_TIER_LEFT if supervisor.gave_up.is_set() else 0
     finally:
         try:
             # Whatever is still running now had its time, or was told to end at once.
@@ -220,7 +249,19 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> None:
             await router.close()
             if tracing is not None:
                 await tracing.close()
+            if decisions is not None:
+                await decisions.close()
         log.info("ended")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _tracing(config: NodeConfig) -> "Tracing | None":
@@ -256,7 +297,11 @@ async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
 
 
 def _settle() -> None:
-    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again."""
+    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again.
+
+    After a rebuild it does, once: the engine that died was among what stays.
+    """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

@@ -17,6 +17,8 @@ from tierserve.telemetry.exposition import exposition
 from tierserve.telemetry.families.admission import Admissions
 from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
+from tierserve.telemetry.families.decisions import Decisions
+from tierserve.telemetry.families.engines import Engines
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
 from tierserve.telemetry.families.tiers import Tiers
@@ -32,12 +34,15 @@ class Metrics:
     def __init__(self, tiers: Iterable[str]) -> None:
         names = list(tiers)
         self.registry = CollectorRegistry()
+        self._key_names: Callable[[], Iterable[str]] = tuple
         self._traffic = Traffic(self.registry, names)
         self._tiers = Tiers(self.registry, names)
         self._routing = Routing(self.registry)
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
+        self._decisions = Decisions(self.registry)
         self._admissions = Admissions(self.registry, names)
+        self._engines = Engines(self.registry, names)
         self._connections = ConnectionCounts(self.registry)
         families = (
             self._traffic,
@@ -64,6 +69,10 @@ class Metrics:
         """Ask for a tier's state when scraped."""
         self._tiers.watch(tier, ready, waiting)
 
+    def watch_engines(self, restarts: Mapping[tuple[str, str], int], down_s: Mapping[str, Callable[[], float]]) -> None:
+        """Likewise for engines that were rebuilt, by tier and reason, and for the seconds that a tier was down."""
+        self._engines.watch(restarts, down_s)
+
     def watch_router(self, threshold: Callable[[], float], hits: Callable[[], int], misses: Callable[[], int]) -> None:
         """Likewise for what the router knows."""
         self._routing.watch_router(threshold, hits, misses)
@@ -80,6 +89,10 @@ class Metrics:
         """Likewise for the seconds in which a tier was busy, and for those of a million tokens in a direction."""
         self._costs.watch(tier, busy, rate)
 
+    def watch_decisions(self, rows: Callable[[], float], dropped: Mapping[str, Callable[[], float]]) -> None:
+        """Likewise for rows of the decision log, and for those that were dropped, by reason."""
+        self._decisions.watch(rows, dropped)
+
     def watch_queue(self, waiting: Mapping[str, Callable[[], int]], refused: Mapping[str, int]) -> None:
         """Likewise for how many wait for each tier, by its name, and how many were refused: `door`, `queue`,
         `displaced`."""
@@ -91,9 +104,9 @@ class Metrics:
         """Likewise for how many are open, and how many the node has ended: `head`, `answer`, `full`."""
         self._connections.watch(count, cut_off)
 
-    def expect_keys(self, names: Iterable[str]) -> None:
-        """Callers' keys, by name: their series stand at zero from now on."""
-        self._costs.expect(names)
+    def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
+        """Likewise for the names of callers' keys, so that the series of each stand at zero before it is used."""
+        self._key_names = names
 
     def record(self, outcome: Outcome) -> None:
         for read in self._readers:
@@ -101,4 +114,5 @@ class Metrics:
 
     def render(self, engines: Iterable[Iterator[Metric]]) -> bytes:
         """The text exposition of the node's metrics and its engines'."""
+        self._costs.expect(self._key_names())
         return exposition([self.registry.collect(), *engines])

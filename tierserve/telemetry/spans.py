@@ -20,21 +20,22 @@ class Span:
 
 
 def spans(outcome: Outcome, names: Mapping[Role, str]) -> Iterator[Span]:
-    """In order, as far as the request came; `names` are the tiers'. `queue` is there where it waited, `escalate` where
-    the small tier's answer was doubted: `generate` is then that answer, until it was judged."""
+    """In order, as far as the request came; `names` are the tiers'. `queue` is there where it waited for a tier,
+    `escalate` where the small one's answer was doubted: `generate` is then that answer, until it was judged."""
     decision, judgement, end_s = outcome.decision, outcome.judgement, outcome.total_s
     if decision is None or outcome.route_s is None:
         yield Span("route", 0.0, end_s)
         return
     yield Span("route", 0.0, outcome.route_s, known({"tierserve.score": decision.score}))
-    begun = outcome.route_s + outcome.queue_s
-    if outcome.queue_s > 0:
-        yield Span("queue", outcome.route_s, begun)
-    name = "generate"
+    name, begun, waited_s = "generate", outcome.route_s, outcome.queue_s
     if judgement is not None and judgement.escalated:
-        judged = min(begun + judgement.held_s, end_s)
-        yield Span(name, begun, judged, {"tierserve.tier": names[Role.SMALL], **_judged(judgement)})
-        name, begun, judgement = "escalate", judged, None
+        yield from _queue(begun, judgement.queue_s)
+        asked = begun + judgement.queue_s
+        judged = min(asked + judgement.held_s, end_s)
+        yield Span(name, asked, judged, {"tierserve.tier": names[Role.SMALL], **_judged(judgement)})
+        name, begun, waited_s, judgement = "escalate", judged, waited_s - judgement.queue_s, None
+    yield from _queue(begun, waited_s)
+    begun = min(begun + waited_s, end_s)
     attributes = known({"tierserve.tier": outcome.tier}) | (_judged(judgement) if judgement is not None else {})
     yield Span(name, begun, end_s, attributes, outcome.first_byte_s)
 
@@ -59,6 +60,11 @@ def request_attributes(outcome: Outcome) -> dict[str, Value]:
 
 def known(values: Mapping[str, Value | None]) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _queue(start_s: float, waited_s: float) -> Iterator[Span]:
+    if waited_s > 0:
+        yield Span("queue", start_s, start_s + waited_s)
 
 
 def _judged(judgement: Judgement) -> dict[str, Value]:

@@ -21,7 +21,8 @@ class TierState(StrEnum):
 
 @dataclass(slots=True)
 class Reply:
-    """What a tier gives back: `body`, the whole answer as JSON, or `events`, server-sent events as they are made.
+    """What a tier gives back: `body`, the whole answer as JSON, or `events`, pieces of one or more server-sent events,
+    as they are made.
 
     `usage` is complete once the body is there or the events have ended; of a stream that is closed before, it is a
     lower bound. `broken` is set when the events ended with an error: they have then told the caller themselves.
@@ -31,6 +32,16 @@ class Reply:
     events: AsyncGenerator[bytes, None] | None = None
     usage: Usage = field(default_factory=Usage)
     broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What an engine shows of its work: requests that it has not finished; steps that it has done, ever; whether one of
+    its processes is gone."""
+
+    unfinished: int = 0
+    steps: int = 0
+    gone: bool = False
 
 
 class Listener(Protocol):
@@ -56,6 +67,10 @@ class Tier(Protocol):
     @property
     def waiting_for(self) -> str:
         """What a tier that is loading is busy with, in the operator's words."""
+
+    @property
+    def slots(self) -> int | None:
+        """Requests that it works on at once; None: nobody knows."""
 
     @property
     def queue(self) -> Queue:

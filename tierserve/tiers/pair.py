@@ -27,6 +27,7 @@ class TierPair:
     def __init__(self, small: Tier, large: Tier, one_by_one: bool = False) -> None:
         self._tiers: Mapping[Role, Tier] = {Role.SMALL: small, Role.LARGE: large}
         self._one_by_one = one_by_one
+        self._started = False
 
     def __getitem__(self, role: Role) -> Tier:
         return self._tiers[role]
@@ -37,6 +38,11 @@ class TierPair:
     @property
     def ready(self) -> bool:
         return all(tier.state is TierState.READY for tier in self)
+
+    @property
+    def able(self) -> bool:
+        """Whether the node can answer: at first that takes both tiers, later one that can is enough."""
+        return self.ready or (self._started and any(tier.state is TierState.READY for tier in self))
 
     def load(self) -> Load:
         small, large = (tier.queue if tier.state is TierState.READY else None for tier in self)
@@ -93,6 +99,7 @@ class TierPair:
             raise (error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error) from None
         if any(isinstance(tier, VllmTier) for tier in self):
             keep_environment()
+        self._started = True
 
     async def stop(self) -> None:
         await asyncio.gather(*(tier.stop() for tier in self))

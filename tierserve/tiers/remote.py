@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PATHS: Mapping[Kind, str] = {Kind.CHAT: "/chat/completions", Kind.COMPLETION: "/completions"}
 _CONNECT_S = 5
+_CHECK_S = 10
 # What comes of reading an answer that is not of OpenAI's form.
 _NOT_AS_EXPECTED = (ValueError, TypeError, AttributeError, KeyError)
 _DONE = "[DONE]"
@@ -48,9 +49,13 @@ class RemoteTier:
         self._unfinished = 0
 
     @property
+    def slots(self) -> int | None:
+        return self._config.max_num_seqs
+
+    @property
     def queue(self) -> Queue:
         """As far as this node knows: what others send there is not counted."""
-        return queue_of(self._unfinished, self._config.max_num_seqs)
+        return queue_of(self._unfinished, self.slots)
 
     async def find_weights(self) -> None:
         pass
@@ -89,6 +94,19 @@ class RemoteTier:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def check(self) -> None:
+        """Ask the server whether it is there; the tier is ready again if so. Raises TierUnavailable."""
+        if self._session is None:
+            raise TierUnavailable(f"{self.name} is {self.state}")
+        try:
+            limit = aiohttp.ClientTimeout(total=_CHECK_S)
+            async with self._session.get(f"{self._url}/models", timeout=limit) as response:
+                await _raise_for(response, self.name)
+        except (TierserveError, aiohttp.ClientError, TimeoutError) as error:
+            raise TierUnavailable(f"{self.name}: {self._url}/models does not answer ({error})") from error
+        if self.state is TierState.FAILED:
+            self.state = TierState.READY
 
     async def fits(self, call: Call) -> bool:
         """True: only the server there has the tokenizer, and it refuses what does not fit."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from vllm.logprobs import FlatLogprobs
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -61,10 +62,20 @@ class Engine(AsyncLLM):
             return outputs
         return _heard(outputs, ear.listener, ear.take(sampling_params.n), sampling_params)
 
+    async def add_request(self, request_id: str, prompt: Any, params: Any, *arguments: Any, **options: Any) -> Any:
+        queue = await super().add_request(request_id, prompt, params, *arguments, **options)
+        state = self.output_processor.request_states.get(queue.request_id)
+        if state is not None and _only_heard(params):
+            # Else each token with a logprob is made into a text once more, which nobody reads.
+            state.logprobs_processor.tokenizer = None
+        return queue
+
 
 def _prepare(params: SamplingParams, listener: "Listener") -> None:
     # -1: all tokens' logprobs. With ids: those tokens', and the sampled one's comes with them.
     if listener.alternatives is not None and params.logprobs != -1 and not params.logprob_token_ids:
+        # vLLM's leaner form, where the layer does not read them.
+        params.flat_logprobs = params.logprobs is None
         params.logprobs = max(params.logprobs or 0, listener.alternatives)
     # An answer that is wanted as a whole is heard while it grows, at the cost of an output for each token. Of several
     # choices the layer expects the last output to hold all, which only FINAL_ONLY gives.
@@ -100,9 +111,23 @@ async def _heard(
         await outputs.aclose()
 
 
+def _only_heard(params: Any) -> bool:
+    """Whether the logprobs are for a listener alone. The layer never asks for the flat form."""
+    return isinstance(params, SamplingParams) and params.flat_logprobs
+
+
 def _logprobs(choice: "CompletionOutput", first: int) -> list[list[float]]:
-    """Of each token from `first` on: its own, then those that came with it."""
+    """Of each token from `first` on: its own, then those that came with it, each token once."""
+    if isinstance(choice.logprobs, FlatLogprobs):
+        return list(_flat(choice.logprobs, first))
     return [
         [known[token].logprob, *(other.logprob for other in known.values())]
         for token, known in zip(choice.token_ids[first:], (choice.logprobs or [])[first:], strict=True)
     ]
+
+
+def _flat(found: FlatLogprobs, first: int) -> Iterator[list[float]]:
+    for start, end in zip(found.start_indices[first:], found.end_indices[first:], strict=True):
+        own, *others = found.token_ids[start:end]
+        likeliest = found.logprobs[start + 1 if own in others else start : end]
+        yield [found.logprobs[start], *likeliest]

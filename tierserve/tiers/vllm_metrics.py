@@ -4,6 +4,7 @@ vLLM registers them globally and unregisters whatever an earlier engine left the
 second would be seen. Here each engine's logger creates its metrics in a registry of its own.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -11,10 +12,12 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
 
-def stat_logger(registry: CollectorRegistry, waiting: dict[int, int]) -> type[PrometheusStatLogger]:
+def stat_logger(
+    registry: CollectorRegistry, waiting: dict[int, int], stepped: Callable[[], None]
+) -> type[PrometheusStatLogger]:
     """The class of stat logger to hand to AsyncLLM, which takes it in place of its global one.
 
-    It also notes, after each step, how many requests the scheduler of each engine core keeps waiting.
+    After each step it also calls `stepped`, and notes how many requests each core's scheduler keeps waiting.
     """
 
     class EngineMetrics(PrometheusStatLogger):
@@ -29,6 +32,7 @@ def stat_logger(registry: CollectorRegistry, waiting: dict[int, int]) -> type[Pr
             mm_cache_stats: MultiModalCacheStats | None = None,
             engine_idx: int = 0,
         ) -> None:
+            stepped()
             super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
             if scheduler_stats is not None:
                 waiting[engine_idx] = scheduler_stats.num_waiting_reqs

@@ -228,8 +228,11 @@ class OpenAILayer:
         last = {"priority": _LAST} if self._engine.vllm_config.scheduler_config.policy == "priority" else {}
         for number, prompt in enumerate(await self._rendered(call)):
             async with aclosing(self._engine.generate(prompt, params, f"prewarm-{number}-{call.id}", **last)) as read:
-                async for _ in read:
-                    pass
+                try:
+                    async for _ in read:
+                        pass
+                except Exception as error:
+                    raise self._translated(error) from error
 
     async def _rendered(self, call: Call) -> Sequence[Any]:
         request = self._request(call)
@@ -320,7 +323,7 @@ class OpenAILayer:
                     raise
                 log.warning("%s broke off a stream: %s", self._name, type(error).__name__)
                 reply.broken = True
-                yield b"data: " + self._error(error) + b"\n\n"
+                yield self._error(error)
             else:
                 if wants_usage:
                     yield stream.usage_event()
@@ -351,19 +354,28 @@ class OpenAILayer:
                         continue
                 elif chunk.startswith(_ERROR_EVENT):
                     reply.broken = True
+                    chunk = self._last_word() if self._engine.errored else chunk
                 elif chunk != _DONE:
                     reply.usage.completion_tokens += 1  # at least; the exact number comes at the end, if that comes
                 yield chunk.encode()
         finally:
             await chunks.aclose()
 
+    def _last_word(self) -> str:
+        """The event with which a stream ends whose engine died, or hung and was ended."""
+        message = f"the tier {self._name} failed while it answered: send the request again"
+        problem = {"message": message, "type": "service_unavailable", "param": None, "code": None}
+        return f"data: {json.dumps({'error': problem})}\n\n"
+
     def _error(self, error: Exception) -> bytes:
         """As the layer tells it within a stream."""
+        if self._engine.errored:
+            return self._last_word().encode()
         if isinstance(error, GenerationError):
             told: str = self._chat._convert_generation_error_to_streaming_response(error)
         else:
             told = self._chat.create_streaming_error_response(error)
-        return told.encode()
+        return f"data: {told}\n\n".encode()
 
     def _translated(self, error: Exception) -> TierserveError | Exception:
         """An exception of vLLM's in our tree; one that is nobody's known fault stays itself, to be logged."""

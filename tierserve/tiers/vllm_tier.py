@@ -4,9 +4,12 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from prometheus_client import CollectorRegistry, Metric
 from pydantic import ValidationError
 
@@ -20,7 +23,8 @@ from tierserve.errors import (
     TierUnavailable,
 )
 from tierserve.threads import load_beside
-from tierserve.tiers.base import Listener, Reply, TierState, queue_of
+from tierserve.tiers import processes
+from tierserve.tiers.base import Listener, Pulse, Reply, TierState, queue_of
 from tierserve.tiers.vllm_child import NODE_VARIABLE
 from tierserve.weights import check_weights
 
@@ -38,6 +42,9 @@ _TEMPLATE_MARGIN_TOKENS = 256
 _NOT_MEASURED = 1 << 30  # then every prompt's tokens are counted
 # With these the caller decides what the template adds.
 _TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs", "documents")
+
+# What vLLM takes to give up an engine whose processes are gone.
+_GIVE_UP_S = 30.0
 
 # The first request of each kind compiles and loads things; the first with logprobs takes seconds. Better here.
 _WARM_UP: tuple[dict[str, Any], ...] = (
@@ -60,6 +67,11 @@ class VllmTier:
         self._template_tokens = _NOT_MEASURED
         self._registry = CollectorRegistry()
         self._waiting: dict[int, int] = {}  # by engine core, as of its last step
+        self._steps = 0
+        self._rebuilt = False
+        self._building: asyncio.Task[Engine] | None = None
+        self._not_ours: set[psutil.Process] = set()  # processes that there were before it was built
+        self._processes: list[psutil.Process] = []
         self._engine: Engine | None = None
         self._layer: OpenAILayer | None = None
 
@@ -91,19 +103,31 @@ class VllmTier:
         return self._waiting_for
 
     @property
+    def slots(self) -> int | None:
+        if self._engine is None:
+            return None
+        config = self._engine.vllm_config
+        slots: int = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        return slots
+
+    @property
     def queue(self) -> Queue:
         """Of two counts the larger: what exceeds the batch, known at once; and what the scheduler keeps waiting, for
         want of room in the KV cache too, as of its last step.
         """
         if self._engine is None:
             return Queue()
-        config = self._engine.vllm_config
-        slots = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         unfinished = self._engine.output_processor.get_num_unfinished_requests()
-        beyond_batch = queue_of(unfinished, slots)
+        beyond_batch = queue_of(unfinished, self.slots)
         # No step follows when all that waited was taken back, so the last count may be of requests that are gone.
         waiting = max(beyond_batch.waiting, min(sum(self._waiting.values()), unfinished))
         return Queue(waiting, beyond_batch.has_room and not waiting)
+
+    def pulse(self) -> Pulse:
+        if self._engine is None:
+            return Pulse(steps=self._steps)
+        gone = not all(processes.runs(process) for process in self._processes)
+        return Pulse(self._engine.output_processor.get_num_unfinished_requests(), self._steps, gone)
 
     async def find_weights(self) -> None:
         assert self._config.engine is not None
@@ -126,6 +150,33 @@ class VllmTier:
         if engine is not None:
             # Without the 0 it gives the engine's processes five seconds, which they use up even when idle.
             await asyncio.to_thread(engine.shutdown, 0)
+
+    async def check(self) -> None:
+        """Have the engine's core ask each worker whether it is well. Returns when they say so: never, where one hangs.
+        Raises TierUnavailable."""
+        if self._engine is None:
+            raise TierUnavailable(f"{self.name} is {self.state}")
+        try:
+            await self._engine.collective_rpc("check_health")
+        except Exception as error:
+            raise TierUnavailable(f"the engine of {self.name} is not well: {type(error).__name__}") from error
+
+    async def tear_down(self, waiting_for: str) -> None:
+        """End the engine, or what there is of one that is being built, whatever state its processes are in. Who waits
+        for its answer is told. Until `start` builds another, the tier is loading, waiting for that."""
+        self._state, self._waiting_for, self._rebuilt = TierState.LOADING, waiting_for, True
+        engine, self._engine, self._layer = self._engine, None, None
+        if engine is not None:
+            _pronounce_dead(engine)
+        doomed = self._processes or processes.children() - self._not_ours
+        if left := await load_beside(partial(processes.end, doomed)):
+            log.error("%s: processes that can't be ended: %s", self.name, ", ".join(str(one.pid) for one in left))
+        self._processes = []
+        if (building := self._building) is not None:
+            self._building = None
+            await asyncio.wait({building}, timeout=_GIVE_UP_S)  # what it comes to is shut down by _discarded
+        if engine is not None:
+            await _shut_down(engine)
 
     async def fits(self, call: Call) -> bool:
         try:
@@ -177,20 +228,47 @@ class VllmTier:
             raise ContextOverflow(f"{problem} {self.max_model_len} tokens: {remedy}", option)
 
     async def _load(self) -> None:
-        self._waiting_for = "vLLM to be imported"
+        self._now_waits_for("vLLM to be imported")
         args = await load_beside(lambda: self.arguments(self._config, self._where))
-        self._waiting_for = "the engine's processes to load the model"
-        self._engine = await _build(args, self._registry, self._waiting, self.name)
-        self.max_model_len = self._engine.model_config.max_model_len
-        self._waiting_for = "the first requests, which warm it up"
+        self._now_waits_for("the engine's processes to load the model")
+        await self._build(args)
+        self._now_waits_for("the first requests, which warm it up")
         await self._warm_up()
         self._waiting_for = ""
+
+    def _now_waits_for(self, what: str) -> None:
+        if not self._rebuilt:  # then it is waiting to be rebuilt, which says more
+            self._waiting_for = what
+
+    async def _build(self, args: "AsyncEngineArgs") -> None:
+        """Build the engine beside the event loop. The thread that does it can't be cancelled: it goes on until the
+        engine is there or its processes are not."""
+        self._not_ours = processes.children()
+        self._registry, steps = CollectorRegistry(), self._note_step
+        self._waiting.clear()
+        if self._rebuilt:
+            forget_environment()
+        build = _builder(args, self._registry, self._waiting, steps, self.name)
+        building = self._building = asyncio.create_task(load_beside(build))
+        try:
+            engine = await asyncio.shield(building)
+        except asyncio.CancelledError:
+            building.add_done_callback(_discarded)
+            raise
+        self._building, self._engine = None, engine
+        self._processes = processes.family(_cores(engine))
+        self.max_model_len = engine.model_config.max_model_len
+        if self._rebuilt:
+            keep_environment()
+
+    def _note_step(self) -> None:
+        self._steps += 1
 
     async def _warm_up(self) -> None:
         from tierserve.tiers.vllm_openai import OpenAILayer, parse
 
         assert self._engine is not None
-        layer = OpenAILayer(self._engine, self._config)
+        layer = await load_beside(partial(OpenAILayer, self._engine, self._config))
         await load_beside(layer.warm_up)
         for number, options in enumerate(_WARM_UP):
             body = {"messages": [{"role": "user", "content": "Hello"}], **options}
@@ -223,6 +301,13 @@ def keep_environment() -> None:
     enable_envs_cache()
 
 
+def forget_environment() -> None:
+    """Let vLLM read the environment again, for as long as an engine is being built. Imports vLLM."""
+    from vllm.envs import disable_envs_cache
+
+    disable_envs_cache()
+
+
 def _prepare_environment() -> None:
     """What vLLM and its processes read from the environment; a value that the operator set stays."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -237,8 +322,14 @@ def _prepare_environment() -> None:
     os.environ[NODE_VARIABLE] = str(os.getpid())
 
 
-async def _build(args: "AsyncEngineArgs", registry: CollectorRegistry, waiting: dict[int, int], name: str) -> "Engine":
-    """Build the engine beside the event loop: it blocks until its processes are up."""
+def _builder(
+    args: "AsyncEngineArgs",
+    registry: CollectorRegistry,
+    waiting: dict[int, int],
+    stepped: Callable[[], None],
+    name: str,
+) -> "Callable[[], Engine]":
+    """What builds the engine. It blocks until the engine's processes are up, and raises TierStartError."""
 
     def build() -> "Engine":
         from vllm.usage.usage_lib import UsageContext
@@ -246,16 +337,45 @@ async def _build(args: "AsyncEngineArgs", registry: CollectorRegistry, waiting: 
         from tierserve.tiers.vllm_engine import Engine
         from tierserve.tiers.vllm_metrics import stat_logger
 
+        loggers = [stat_logger(registry, waiting, stepped)]
         try:
             engine: Engine = Engine.from_engine_args(
-                args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[stat_logger(registry, waiting)]
+                args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=loggers
             )
             return engine
         except Exception as error:
             log.debug("the engine of %s", name, exc_info=True)
             raise TierStartError(f"the engine of {name} did not start: {_reason(error)}") from error
 
-    return await load_beside(build)
+    return build
+
+
+def _cores(engine: "Engine") -> list[int]:
+    """The process ids of its cores on this host; those that Ray runs are Ray's to end."""
+    manager = engine.engine_core.resources.engine_manager
+    return [process.pid for process in getattr(manager, "processes", ())]
+
+
+def _pronounce_dead(engine: "Engine") -> None:
+    """Each of its callers hears that it died, now: of a hung one nobody would ever tell them."""
+    engine.engine_core.resources.engine_dead = True
+    engine.output_processor.propagate_error(engine.dead_error)
+
+
+async def _shut_down(engine: "Engine") -> None:
+    """Give up what this process holds of an engine whose processes are gone."""
+    try:
+        async with asyncio.timeout(_GIVE_UP_S):
+            await load_beside(partial(engine.shutdown, 0))
+    except Exception:
+        log.exception("an engine that died was not given up without trouble")
+
+
+def _discarded(building: "asyncio.Task[Engine]") -> None:
+    """An engine that came up after all, when nobody waited for it any more."""
+    if not building.cancelled() and building.exception() is None:
+        with suppress(Exception):
+            building.result().shutdown(0)
 
 
 def _reason(error: BaseException) -> str:
