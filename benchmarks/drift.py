@@ -97,9 +97,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1000, help="weeks, for each kind; a quarter for each detection")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="both, as a figure")
     options = parser.parse_args()
-    repeats = 40 if options.quick else options.repeats
+    repeats = 10 if options.quick else options.repeats
     rng = np.random.default_rng(9)
-    rows = [*_false_alarms(rng, repeats), *_detections(rng, max(20, repeats // 4))]
+    rows = [*_false_alarms(rng, repeats), *_detections(rng, max(5, repeats // 4))]
     if options.plot:
         _plot(options.plot, rows)
     Measurement("drift", rows, _targets(rows)).show(options)

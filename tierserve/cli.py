@@ -362,7 +362,9 @@ def _drift(arguments: argparse.Namespace) -> int:
     from tierserve.config import DriftConfig, load
 
     config = load(arguments.config) if arguments.config else None
-    path = arguments.log or (config and config.decisions and Path(config.decisions.path))
+    path: Path | None = arguments.log
+    if path is None and config is not None and config.decisions is not None:
+        path = Path(config.decisions.path)
     if path is None:
         if config is None:
             arguments.parser.error("name a configuration, --config, or a decision log, --log")

@@ -602,10 +602,10 @@ class DriftConfig(Section):
     baseline_days: float = Field(28, gt=0, description="What it is compared with: so many days before it.")
     every_h: float = Field(24, ge=1, description="How often the node looks, for its metrics, in hours.")
     alpha: float = Field(
-        0.01,
+        0.002,
         gt=0,
         lt=1,
-        description="How often a report may raise an alarm though nothing has changed, in all measures.",
+        description="How often one report may raise an alarm though nothing has changed, in all measures together.",
     )
     comparisons: int = Field(
         100, ge=20, description="Comparisons that each window must have; with fewer nothing is said."
