@@ -294,3 +294,11 @@ def test_drift(tmp_path: Path) -> None:
     assert found[20, 1200] == 1
     assert {target["name"] for target in report["targets"]} >= {"false_alarms_per_week", "samples_to_detect_10_points"}
     assert (tmp_path / "drift.png").stat().st_size > 10_000
+
+
+def test_log_overhead() -> None:
+    report = run("log_overhead.py")
+    (target,) = report["targets"]
+    assert target["name"] == "loop_us_per_request"
+    assert target["value"] == max(row["wall_us"] for row in report["results"]) > 0
+    assert all(row["requests"] > 0 for row in report["results"])
