@@ -17,6 +17,7 @@ import yaml
 from aiohttp import web
 
 from tests.server.test_notify import Heard
+from tests.telemetry.decisions.test_log import rows
 
 # Takes the place of systemd between fork and exec: the socket as descriptor 3, and whom it is meant for.
 _EXEC = """
@@ -106,7 +107,7 @@ async def service(gate: asyncio.Event, tmp_path: Path) -> AsyncIterator[Service]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async for url in elsewhere(gate):
             tiers = {role: {"name": f"the-{role}", "remote": {"url": url, "model": "m"}} for role in ("small", "large")}
-            config = {"tiers": tiers, "escalation": "off"}
+            config = {"tiers": tiers, "escalation": "off", "decisions": {"path": "decisions.sqlite", "text": True}}
             (tmp_path / "node.yaml").write_text(yaml.safe_dump(config))
             process = start(tmp_path, heard, listener)
             yield Service(tmp_path, config, heard, listener, process, [])
@@ -149,6 +150,8 @@ async def test_a_life_under_a_service_manager(service: Service, gate: asyncio.Ev
         with socket.create_connection(service.listener.getsockname()):
             service.listener.accept()[0].close()
     assert "server.port do not count" in service.log
+    kept = [(row["status"], row["tier"], row["answer"]) for row in rows(service.folder / "decisions.sqlite")]
+    assert kept == [("ok", f"the-{role}", "A language.") for role in ("small", "large", "large", "large")]
 
 
 async def _until_asked(session: aiohttp.ClientSession, service: Service) -> None:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
+from jiter import from_json
+
 from tierserve.core import Sent
 
 _DATA: Final = b"data:"
@@ -48,6 +50,6 @@ def _first_choices(body: Any) -> Iterator[dict[str, Any]]:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
+        return from_json(raw)
     except ValueError:  # the end of a stream, or what was cut off
         return None
