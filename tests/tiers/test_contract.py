@@ -53,7 +53,7 @@ async def scripted(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
     """A tier at the running node: vLLM's engine, one HTTP hop away."""
     node: Node = request.getfixturevalue("node")
-    tier = RemoteTier("remote", RemoteConfig(url=f"{node.url}/v1", model="lab-small"), "tiers.small")
+    tier = RemoteTier("remote", RemoteConfig(url=f"{node.url}/v1", model="lab-small"), "tiers.small.remote")
 
     async def unfinished() -> int:
         async with aiohttp.ClientSession() as session, session.get(f"{node.url}/metrics") as response:

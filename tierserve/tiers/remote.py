@@ -35,7 +35,8 @@ _LONGEST_LINE = 1 << 20
 
 
 class RemoteTier:
-    """Answers carry this tier's name and the call's id, as those of an engine here do."""
+    """Answers carry this tier's name and the call's id, as those of an engine here do. `where` is the path of its
+    section in the configuration file."""
 
     def __init__(self, name: str, config: "RemoteConfig", where: str) -> None:
         self.name = name
@@ -44,7 +45,7 @@ class RemoteTier:
         self.waiting_for = ""
         self._config = config
         self._url = config.url.rstrip("/")
-        self._key = secret(f"{where}.remote.api_key_env", config.api_key_env)
+        self._key = secret(f"{where}.api_key_env", config.api_key_env)
         self._session: aiohttp.ClientSession | None = None
         self._unfinished = 0
 
