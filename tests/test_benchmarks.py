@@ -249,6 +249,20 @@ def test_soak() -> None:
     assert (row["processes_left"], row["files_left"]) == (0, 0)
 
 
+@pytest.mark.engine
+def test_shadow() -> None:
+    report = run("shadow.py")
+    assert [target["name"] for target in report["targets"]] == ["p99_ratio", "judge_agreement"]
+    off, on, ratio = (row for row in report["results"] if row["measured"] == "callers")
+    assert off["count"] > 0 and on["count"] > 0
+    assert ratio["p99_ms"] == on["p99_ms"] / off["p99_ms"] == report["targets"][0]["value"]
+    assert ratio["low"] <= ratio["high"]
+    assert on["samples"]["failed"] == 0
+    verdicts = {(row["by"], row["of"]): row for row in report["results"] if row["measured"] == "verdicts"}
+    assert 20 < verdicts["judge", "all pairs"]["count"] <= 24
+    assert all(0 <= row["low"] <= row["high"] <= 1 for row in verdicts.values())
+
+
 def test_a_benchmark_that_is_told_to_end_ends_its_node(tmp_path: Path) -> None:
     script = f"""
 import pathlib, time, node
