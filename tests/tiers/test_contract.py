@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -386,6 +386,29 @@ async def test_a_prompt_read_in_advance_is_answered_as_ever_and_leaves_nothing(
     while hits() - known < prompt / 2:
         assert time.monotonic() < deadline, "the prompt was read again"
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+async def test_a_call_in_the_background_is_answered_as_ever_and_comes_last(
+    kit: Kit, make: Callable[..., Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priorities = []
+    if isinstance(kit.tier, VllmTier):
+        assert kit.tier._engine is not None
+        generate = kit.tier._engine.generate
+
+        def heard(*args: Any, **options: Any) -> Any:
+            priorities.append(options.get("priority", 0))
+            return generate(*args, **options)
+
+        monkeypatch.setattr(kit.tier._engine, "generate", heard)
+    call = make(temperature=0)
+    first, second = [
+        text_of((await choices(await kit.tier.generate(each)))[0]) for each in (call, replace(call, background=True))
+    ]
+    assert first == second
+    if isinstance(kit.tier, VllmTier):
+        assert priorities[0] == 0 < priorities[1]
 
 
 async def test_a_tier_that_was_stopped_is_unavailable(kit: Kit) -> None:
