@@ -301,6 +301,15 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([7.0], 0.99) == 7
 
 
+def test_drift(tmp_path: Path) -> None:
+    report = run("drift.py", "--plot", str(tmp_path / "drift.png"))
+    assert report["benchmark"] == "drift"
+    found = {(row["points_lost"], row["comparisons_a_week"]): row["share"] for row in report["results"]}
+    assert found[20, 1200] == 1
+    assert {target["name"] for target in report["targets"]} >= {"false_alarms_per_week", "samples_to_detect_10_points"}
+    assert (tmp_path / "drift.png").stat().st_size > 10_000
+
+
 def test_log_overhead() -> None:
     report = run("log_overhead.py")
     (target,) = report["targets"]

@@ -7,6 +7,7 @@
     tierserve calibrate confidence --data FILES ...   so that a confidence of 0.7 means 70 % right
     tierserve distill --prompts FILE --out HEAD       fit what the assessor says of prompts into a head
     tierserve evaluate --data FILES                   how well scorers spend the large model's calls
+    tierserve drift --config node.yaml                whether the node still does what it did; 3: it does not
     tierserve key --name NAME                         make a bearer key, and its entry for server.keys
     tierserve log tail|show ID|export                 what was decided for each request
     tierserve report --since 30d                      traffic, saving and latency, from the decision log
@@ -19,6 +20,7 @@ Heavy imports stand in the commands that need them: `tierserve --help` answers a
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_distill(with_config(command("distill", _distill, "fit what the assessor says of prompts into a head")))
     _add_evaluate(with_config(command("evaluate", _evaluate, "measure on outcome files how well scorers route")))
+    _add_drift(
+        with_config(command("drift", _drift, "compare the last days with those before; exit status 3: an alarm"))
+    )
     _add_log(command("log", _log_tail, "read the decision log"), with_config)
     _add_report(with_config(command("report", _report, "report from the decision log: traffic, saving, latency")))
     return parser
@@ -142,6 +147,13 @@ def _add_range(parser: argparse.ArgumentParser, since: str) -> None:
         "--since", default=None if since == "all" else since, help=f"30d, 12h or a date; default: {since}"
     )
     parser.add_argument("--until", help="likewise; default: now")
+
+
+def _add_drift(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--since", type=_days, metavar="7d", help="the recent window; default: drift.since_days")
+    parser.add_argument("--baseline", type=_days, metavar="28d", help="before it; default: drift.baseline_days")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="the decision log; default: decisions.path")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def _add_key(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +221,13 @@ def _share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError("must lie between 0 and 1")
     return value
+
+
+def _days(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text)
+    if found is None or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 7d (h: hours, d: days, w: weeks)")
+    return float(found[1]) * {"h": 1 / 24, "d": 1.0, "w": 7.0}[found[2]]
 
 
 def _config_path(arguments: argparse.Namespace) -> Path:
@@ -388,6 +407,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         evaluation.plot(arguments.plot, scores, outcomes)
     return 0
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from tierserve.config import DriftConfig, load
+
+    config = load(arguments.config) if arguments.config else None
+    path: Path | None = arguments.log
+    if path is None and config is not None and config.decisions is not None:
+        path = Path(config.decisions.path)
+    if path is None:
+        if config is None:
+            arguments.parser.error("name a configuration, --config, or a decision log, --log")
+        raise ConfigError(
+            "decisions", "is off: there is no log to read", "set decisions.path, or name a file with --log"
+        )
+    windows = {"since_days": arguments.since, "baseline_days": arguments.baseline}
+    stated = {name: value for name, value in windows.items() if value is not None}
+    from tierserve.quality.drift.command import report_drift
+
+    options = (config.drift if config else DriftConfig()).model_copy(update=stated)
+    return report_drift(path, options, time.time(), arguments.json)
 
 
 def _log_tail(arguments: argparse.Namespace) -> int:

@@ -615,6 +615,45 @@ class CostConfig(Section):
         return self.small if role is Role.SMALL else self.large
 
 
+class DriftConfig(Section):
+    """When the node counts as having drifted: what the decision log says of the last days, against the days before.
+
+    An alarm needs a change of the stated size, and one that chance would hardly bring.
+    """
+
+    since_days: float = Field(7, gt=0, description="The recent window, in days.")
+    baseline_days: float = Field(28, gt=0, description="What it is compared with: so many days before it.")
+    every_h: float = Field(24, ge=1, description="How often the node looks, for its metrics, in hours.")
+    alpha: float = Field(
+        0.002,
+        gt=0,
+        lt=1,
+        description="How often one report may raise an alarm though nothing has changed, in all measures together.",
+    )
+    comparisons: int = Field(
+        100, ge=20, description="Comparisons that each window must have; with fewer nothing is said."
+    )
+    requests: int = Field(500, ge=20, description="Requests likewise.")
+    win_rate_fall: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="From what fall on it matters how often the small tier did as well, as a part of 1.",
+    )
+    calibration_rise: float = Field(
+        0.05, gt=0, le=1, description="Likewise, a rise of the expected calibration error of the confidence in answers."
+    )
+    escalation_change: float = Field(
+        0.05, gt=0, le=1, description="Likewise, a change of the share of judged answers that were escalated."
+    )
+    score_psi: float = Field(
+        0.2, gt=0, description="Likewise, the population stability index of the prompts' scores; 0 is no change."
+    )
+    large_share_change: float = Field(
+        0.1, gt=0, le=1, description="Likewise, a change of the large tier's share of what was routed."
+    )
+
+
 class NodeConfig(Section):
     """One node: a router and two tiers behind one OpenAI-compatible endpoint."""
 
@@ -635,6 +674,7 @@ class NodeConfig(Section):
         None,
         description="What the host costs, so that the node tells what requests do; `off`, the default: it does not.",
     )
+    drift: DriftConfig = Field(DriftConfig(), description="When it counts as drifted; needs the decision log.")
 
     decisions: Annotated[DecisionsConfig | None, _or_off(DecisionsConfig)] = Field(
         None, description="Where it is kept what was decided for each request; `off`, the default: nowhere."

@@ -67,6 +67,16 @@ class Status(StrEnum):
     ERROR = "error"  # broken off after the answer had begun, or a fault of ours
 
 
+class Measure(StrEnum):
+    """What tells whether a node still works as it did: each is compared between two stretches of time."""
+
+    WIN_RATE = "win_rate"  # of comparisons, those in which the small tier's answer did as well as the large one's
+    CALIBRATION = "calibration"  # how far the confidence in answers is from how often they did
+    ESCALATION = "escalation"  # of judged answers, those that the large tier gave in the end
+    SCORE = "score"  # how the prompts' scores are distributed
+    LARGE_SHARE = "large_share"  # of what the router had a choice in, what the large tier answered
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Where a prompt goes and why. `score` is 0 (trivial) to 10 (hard); None where nobody asked for one."""

@@ -35,6 +35,7 @@ from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_ap
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
 from tierserve.server.deciding import build_decision_log
+from tierserve.server.drifting import Drifting
 from tierserve.server.exposure import check_exposure, warn_of_plain_text
 from tierserve.server.guard import ACCESS
 from tierserve.server.inherited import inherited_listener
@@ -248,6 +249,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         draining(),
         entering(app[ACCESS]),
     ]
+    drifting = Drifting(config, metrics.drift)
     reloading = Reloading(node.path, config, parts, reload, node.manager, supervision.status)
     try:
         async with supervision.running():
@@ -257,7 +259,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
                     await site.start()
                 supervision.serve()
                 _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
-                async with reloading.running(), supervisor.watching(), _running(shadow):
+                async with reloading.running(), supervisor.watching(), drifting.watching(), _running(shadow):
                     await _first(end, supervisor.gave_up)
                 supervision.drain()
                 await _drain(app, site, reloading.current.server.drain_s)

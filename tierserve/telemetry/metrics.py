@@ -18,6 +18,7 @@ from tierserve.telemetry.families.admission import Admissions
 from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
 from tierserve.telemetry.families.decisions import Decisions
+from tierserve.telemetry.families.drift import Drift
 from tierserve.telemetry.families.engines import Engines
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
@@ -43,6 +44,7 @@ class Metrics:
         self._costs = Costs(self.registry, names)
         self._decisions = Decisions(self.registry)
         self._shadows = Shadows(self.registry)
+        self.drift = Drift(self.registry)
         self._admissions = Admissions(self.registry, names)
         self._engines = Engines(self.registry, names)
         self._connections = ConnectionCounts(self.registry)
