@@ -12,12 +12,14 @@ import uvloop
 from aiohttp import web
 
 from tests.test_pipeline import word_router
-from tierserve.config import NodeConfig
+from tierserve.config import EscalationConfig, NodeConfig
 from tierserve.core import Outcome
+from tierserve.escalation.escalator import Escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router
-from tierserve.server.api import create_app
+from tierserve.server.api import DRAINING, create_app
 from tierserve.server.connection import Runner
+from tierserve.server.dashboard.window import Window
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
@@ -32,7 +34,15 @@ class Surface:
     runner: Runner
     router: Router
     small: ScriptedTier
+    large: ScriptedTier
+    window: Window
+    loop: asyncio.AbstractEventLoop
     outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """To be set and cleared in `loop`."""
+        return self.app[DRAINING]
 
     async def connect(self) -> "Caller":
         return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -114,8 +124,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def surface(**server: Any) -> AsyncIterator[Surface]:
-    """With these options of `server:`. In a thread of its own, on the loop that a node has, as transports differ."""
+async def surface(escalation: EscalationConfig | None = None, **server: Any) -> AsyncIterator[Surface]:
+    """With these options of `server:`, judging as `escalation` says, or not at all.
+
+    In a thread of its own, on the loop that a node has, as transports differ.
+    """
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -124,7 +137,7 @@ async def surface(**server: Any) -> AsyncIterator[Surface]:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     try:
-        node = await there(_started(server))
+        node = await there(_started(server, escalation))
         try:
             yield node
         finally:
@@ -136,20 +149,28 @@ async def surface(**server: Any) -> AsyncIterator[Surface]:
         loop.close()
 
 
-async def _started(server: dict[str, Any]) -> Surface:
+async def _started(server: dict[str, Any], escalation: EscalationConfig | None) -> Surface:
     tier = {"engine": {"model": "m"}}
     tiers = {"small": {"name": "s", **tier}, "large": {"name": "l", **tier}}
     config = NodeConfig.model_validate({"server": server, "tiers": tiers})
-    small, outcomes = ScriptedTier("s"), list[Outcome]()
-    pair, router, metrics = TierPair(small, ScriptedTier("l")), word_router(), Metrics(["s", "l"])
+    small, large, outcomes, window = ScriptedTier("s"), ScriptedTier("l"), list[Outcome](), Window()
+    pair, router, metrics = TierPair(small, large), word_router(), Metrics(["s", "l"])
+    escalator = Escalator(escalation, small, large, lambda: router.threshold) if escalation else None
+
+    def record(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        window.record(outcome)
+
     await router.start()
     await pair.start()
-    app = create_app(config, Pipeline(router, pair, outcomes.append), router, pair, metrics)
+    app = create_app(config, Pipeline(router, pair, record, escalator), router, pair, metrics, window)
     runner = Runner(app, config.server, metrics.count_refusal, 1)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    return Surface(runner.addresses[0][1], app, runner, router, small, outcomes)
+    return Surface(
+        runner.addresses[0][1], app, runner, router, small, large, window, asyncio.get_running_loop(), outcomes
+    )
 
 
 def request(body: bytes | dict[str, Any], path: str = "/v1/chat/completions", *headers: str) -> bytes:

@@ -33,6 +33,7 @@ from tierserve.router.router import Router, build_router
 from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
+from tierserve.server.dashboard.window import Window
 from tierserve.server.exposure import check_exposure, warn_of_plain_text
 from tierserve.server.guard import ACCESS
 from tierserve.server.inherited import inherited_listener
@@ -171,19 +172,20 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
-    costing = Costing(config, metrics)
+    costing, window = Costing(config, metrics), Window()
     tracing = _tracing(config)
 
     def record(outcome: Outcome) -> None:
         costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
+        window.record(outcome)
         log_outcome(outcome)
         if tracing is not None:
             tracing.record(outcome)
 
     pipeline = Pipeline(router, tiers, record, node.escalator)
-    app = create_app(config, pipeline, router, tiers, metrics)
+    app = create_app(config, pipeline, router, tiers, metrics, window)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
