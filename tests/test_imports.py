@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # DESIGN: each room may import the rooms on lines above its own, and itself.
 LAYERS = [
     {"__init__", "core", "errors", "threads"},
-    {"config", "weights"},
+    {"config", "deadline", "weights"},
     {"router", "tiers", "confidence", "cost", "telemetry"},
     {"escalation"},
     {"pipeline"},

@@ -381,6 +381,32 @@ class EscalationConfig(Section):
         return of_logprobs if self.estimator == "logprob" else f"structured {self.position}"
 
 
+class AdmissionConfig(Section):
+    """Who is let in when more comes than the tiers can do at once. The rest waits in one queue, or is refused: 503."""
+
+    queue: int = Field(
+        1024,
+        ge=1,
+        description="Most requests of the node that wait or are being routed, whatever the other bounds say.",
+    )
+    queue_share: float = Field(
+        0.25,
+        gt=0,
+        le=100,
+        description="Most requests that wait for a tier, as a share of those that it works on at once. The last of "
+        "them waits for about this share of the time that an answer takes.",
+    )
+    queue_s: float = Field(
+        30, gt=0, description="Longest expected wait for a tier, in seconds; with a longer one: 503."
+    )
+    deadline_s: float | None = Field(
+        600,
+        gt=0,
+        description="From its arrival, how long a request may take, in seconds; then: 408, or an error in its stream. "
+        "`x-request-timeout-s` may ask for less. null: no limit but the caller's.",
+    )
+
+
 class RemoteConfig(Section):
     """A tier that is another OpenAI-compatible server."""
 
@@ -389,7 +415,9 @@ class RemoteConfig(Section):
     api_key_env: str | None = Field(None, description="Environment variable that holds the bearer key.")
     timeout_s: float = Field(600, gt=0, description="Longest wait between two bytes of an answer, in seconds.")
     max_num_seqs: int | None = Field(
-        None, ge=1, description="Requests that the server works on at once; for router.load, more count as waiting."
+        None,
+        ge=1,
+        description="Requests that the server works on at once; more wait in this node. null: it takes whatever comes.",
     )
 
 
@@ -502,6 +530,28 @@ class TelemetryConfig(Section):
     )
 
 
+class DecisionsConfig(Section):
+    """The decision log: a row for each finished request, in an SQLite file."""
+
+    path: str = Field(min_length=1, description="The file; relative to the configuration's folder. Made where absent.")
+    retention_days: float = Field(90, gt=0, description="Rows older than this are deleted, in days.")
+    max_mb: float = Field(1024, ge=1, description="Over this size, in MiB, the oldest rows are deleted.")
+    queue: int = Field(
+        10_000, ge=1, description="Rows that may wait to be written; with more they are dropped and counted."
+    )
+    text: bool = Field(False, description="Keep what the user said last, and the answer.")
+    redact: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="`module:function` that is given each text before it is kept, and returns what may be.",
+    )
+    embeddings: bool = Field(
+        False,
+        description="Keep what the encoder and the scorer read of prompts, as numbers, so that heads can be fitted to "
+        "the log. Much of a text can be guessed from them.",
+    )
+
+
 class TokenSecondsConfig(Section):
     """Seconds of a tier, fully loaded, for a million tokens."""
 
@@ -550,6 +600,10 @@ class NodeConfig(Section):
     escalation: Annotated[EscalationConfig | None, _or_off(EscalationConfig)] = Field(
         EscalationConfig(), description="How the small tier's answers are judged, or `off`: they stand."
     )
+    admission: Annotated[AdmissionConfig | None, _or_off(AdmissionConfig)] = Field(
+        AdmissionConfig(),
+        description="How many requests may wait, and for how long, or `off`: all are handed to the tiers at once.",
+    )
     tiers: TiersConfig
     faults: FaultsConfig = FaultsConfig()
     log: LogConfig = LogConfig()
@@ -557,6 +611,10 @@ class NodeConfig(Section):
     cost: Annotated[CostConfig | None, _or_off(CostConfig)] = Field(
         None,
         description="What the host costs, so that the node tells what requests do; `off`, the default: it does not.",
+    )
+
+    decisions: Annotated[DecisionsConfig | None, _or_off(DecisionsConfig)] = Field(
+        None, description="Where it is kept what was decided for each request; `off`, the default: nowhere."
     )
 
     @model_validator(mode="after")
@@ -722,7 +780,11 @@ def _with_absolute_paths(config: NodeConfig, folder: Path) -> NodeConfig:
     server = _server_with_absolute_paths(config.server, folder)
     tiers = TiersConfig(small=of_tier(config.tiers.small), large=of_tier(config.tiers.large))
     router = config.router.model_copy(update={"encoder": encoder, "head": head, "assess": assess})
-    return config.model_copy(update={"server": server, "router": router, "escalation": escalation, "tiers": tiers})
+    decisions = config.decisions and config.decisions.model_copy(
+        update={"path": str((folder / config.decisions.path).resolve())}
+    )
+    changed = {"server": server, "router": router, "escalation": escalation, "tiers": tiers, "decisions": decisions}
+    return config.model_copy(update=changed)
 
 
 def _server_with_absolute_paths(server: ServerConfig, folder: Path) -> ServerConfig:

@@ -60,6 +60,8 @@ class Status(StrEnum):
 
     OK = "ok"
     INVALID = "invalid"  # the caller's fault
+    REFUSED = "refused"  # the node had too much to do
+    DEADLINE = "deadline"  # the caller's time was over before the answer was there
     UNAVAILABLE = "unavailable"  # no tier could answer
     CANCELLED = "cancelled"  # the caller went away
     ERROR = "error"  # broken off after the answer had begun, or a fault of ours
@@ -132,7 +134,8 @@ class Call:
     `body` is the caller's JSON without `model`; `parsed` the same as the tiers' own request model, where they have
     one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
     is none: in completions. `forced` is set, with its cause, when the caller chose the tier, or may have no other: then
-    no other is asked, whatever happens. `trace` is None where neither the caller nor the node traces.
+    no other is asked, whatever happens. `trace` is None where neither the caller nor the node traces. `deadline` is
+    when its time is over, on the event loop's clock; None: never.
     """
 
     id: str
@@ -144,6 +147,7 @@ class Call:
     parsed: Any = None
     conversation: Conversation | None = None
     caller: Caller = ANYBODY
+    deadline: float | None = None
     trace: Trace | None = None
 
 
@@ -228,13 +232,31 @@ class Cost:
 
 
 @dataclass(slots=True)
+class Sent:
+    """An answer's bytes as its caller gets them: a body, or events. Beyond `limit` bytes no more are kept."""
+
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+    limit: int = 2**20
+
+    def add(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if self.size <= self.limit:
+            self.chunks.append(chunk)
+
+    @property
+    def whole(self) -> bool:
+        return self.size <= self.limit
+
+
+@dataclass(slots=True)
 class Outcome:
     """How one request went: the single record that metrics, cost and logs read. Times are seconds since arrival.
 
     `first_byte_s` is when the first byte of the answer was at hand: for a stream its first event, else the whole.
     `decision` and `tier` are None when the request ended before one was made; `judgement` is None where the answer was
     not judged. `usage` is of the answer that the caller got. `queue_s` is how long the request waited for room in a
-    tier. `cost` is None where no prices are configured.
+    tier. `cost` is None where no prices are configured. `sent` is None where nobody wants to read the answer.
     """
 
     call: Call
@@ -248,3 +270,4 @@ class Outcome:
     judgement: Judgement | None = None
     queue_s: float = 0.0
     cost: Cost | None = None
+    sent: Sent | None = None

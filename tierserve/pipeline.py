@@ -1,4 +1,4 @@
-"""The life of a request: route, generate and judge, escalate or commit, record. No HTTP here, and no vLLM."""
+"""The life of a request: admit, route, generate and judge, escalate or commit, record. No HTTP here, and no vLLM."""
 
 import logging
 import time
@@ -6,10 +6,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Status, Usage
-from tierserve.errors import ContextOverflow, RequestError, TierBusy, TierUnavailable
+from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Sent, Status, Usage
+from tierserve.deadline import Patience, in_time
+from tierserve.errors import ContextOverflow, DeadlineExceeded, Refused, RequestError, TierBusy, TierUnavailable
 from tierserve.escalation.escalator import Doubted, Escalator
 from tierserve.router.router import Router
+from tierserve.tiers.admission import Admission, Place
 from tierserve.tiers.base import Reply, armed
 from tierserve.tiers.pair import TierPair
 
@@ -35,6 +37,7 @@ class Pipeline:
     """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
 
     Without an escalator the small tier's answers stand; another may be set at any time, for the calls that come then.
+    Without an admission nobody waits for a tier. With `keep_answers` an Outcome has what was sent.
     """
 
     def __init__(
@@ -44,34 +47,44 @@ class Pipeline:
         record: Record,
         escalator: Escalator | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        admission: Admission | None = None,
+        keep_answers: bool = False,
     ) -> None:
+        self.admission = admission or Admission(tiers)
         self._router = router
         self._tiers = tiers
         self._record = record
         self.escalator = escalator
         self._clock = clock
+        self._keep_answers = keep_answers
 
     async def answer(self, call: Call) -> Answer:
-        """Answer a call. Raises RequestError, or TierUnavailable when no tier is left that could."""
+        """Answer a call. Raises RequestError, Overloaded when too many wait, DeadlineExceeded when its time is over, or
+        TierUnavailable when no tier is left that could."""
         started = self._clock()
-        outcome = Outcome(call)
+        outcome = Outcome(call, sent=Sent() if self._keep_answers else None)
+        place = self.admission.place(call)
         try:
-            decision = outcome.decision = await self._router.decide(call, self._tiers.load)
-            outcome.route_s = self._clock() - started
-            if self.escalator is not None and decision.role is Role.SMALL and call.forced is None:
-                outcome.judgement = Judgement()
-            outcome.decision, reply = await self._generate(call, decision, outcome.judgement)
+            place.arrive()
+            async with in_time(call.deadline):
+                decision = outcome.decision = await self._router.decide(call, self.admission.load)
+                outcome.route_s = self._clock() - started
+                if self.escalator is not None and decision.role is Role.SMALL and call.forced is None:
+                    outcome.judgement = Judgement()
+                outcome.decision, reply = await self._generate(call, decision, outcome.judgement, place)
             self._router.settle(call, outcome.decision)
             outcome.tier = self._tiers[outcome.decision.role].name
             outcome.first_byte_s = self._clock() - started
         except BaseException as error:
-            self._end(outcome, _status_of(error), started)
+            self._end(outcome, place, _status_of(error), started)
             raise
         if reply.events is None:
             outcome.usage = reply.usage
-            self._end(outcome, Status.OK, started)
+            if outcome.sent is not None:
+                outcome.sent.add(reply.body)
+            self._end(outcome, place, Status.OK, started)
             return Answer(outcome.tier, outcome.decision, outcome.judgement, reply.body, None, outcome)
-        events = await armed(self._stream(reply, outcome, started))
+        events = await armed(self._stream(reply, outcome, place, started))
         return Answer(outcome.tier, outcome.decision, outcome.judgement, b"", events, outcome)
 
     async def decide(self, call: Call) -> Decision:
@@ -79,17 +92,21 @@ class Pipeline:
 
         Raises TierUnavailable.
         """
-        decision = await self._router.look(call, self._tiers.load)
+        decision = await self._router.look(call, self.admission.load)
         if decision.role is Role.SMALL and call.forced is None and not await self._tiers[Role.SMALL].fits(call):
             return replace(decision, role=Role.LARGE, cause=Cause.CONTEXT)
         return decision
 
-    async def _generate(self, call: Call, decision: Decision, judgement: Judgement | None) -> tuple[Decision, Reply]:
-        """From the tier decided on; where that can't answer, or its answer may not do, from the other, unless the
-        caller insisted on the first."""
+    async def _generate(
+        self, call: Call, decision: Decision, judgement: Judgement | None, place: Place
+    ) -> tuple[Decision, Reply]:
+        """From the tier decided on, once it has room; where that can't answer, or its answer may not do, from the
+        other, unless the caller insisted on the first."""
         first = self._tiers[decision.role]
         try:
+            await place.room(decision.role)
             if judgement is not None and self.escalator is not None:
+                judgement.queue_s = place.queue_s
                 return await self.escalator.answer(call, decision, judgement)
             return decision, await first.generate(call)
         except (Doubted, TierUnavailable, ContextOverflow) as error:
@@ -102,10 +119,13 @@ class Pipeline:
         level = logging.WARNING if cause is Cause.FAILOVER else logging.INFO
         log.log(level, "%s does not answer (%s), asking %s", first.name, _in_words(problem), second.name)
         try:
+            await place.room(elsewhere.role)
             reply = await second.generate(call)
         except (TierUnavailable, RequestError) as refusal:
             if judgement is not None and not isinstance(problem, TierUnavailable):
-                return replace(decision, cause=Cause.FAILOVER), await self._after_all(call, judgement, problem, refusal)
+                return replace(decision, cause=Cause.FAILOVER), await self._after_all(
+                    call, judgement, problem, refusal, place
+                )
             if isinstance(problem, TierUnavailable) and isinstance(refusal, ContextOverflow):
                 raise problem from None  # the prompt is not too long, its tier is away
             raise
@@ -119,6 +139,7 @@ class Pipeline:
         judgement: Judgement,
         problem: Doubted | ContextOverflow,
         refusal: TierUnavailable | RequestError,
+        place: Place,
     ) -> Reply:
         """The small tier's answer, which was doubted, or did not fit in the form in which it was to be judged; it is
         better than none."""
@@ -127,28 +148,34 @@ class Pipeline:
             judgement.wasted = Usage()  # it is sent
             return problem.reply
         try:
+            await place.room(Role.SMALL)
             return await self._tiers[Role.SMALL].generate(call)
         except ContextOverflow:
             raise refusal from None
 
-    async def _stream(self, reply: Reply, outcome: Outcome, started: float) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, reply: Reply, outcome: Outcome, place: Place, started: float
+    ) -> AsyncGenerator[bytes, None]:
         assert reply.events is not None
-        status = Status.CANCELLED  # what it is when nobody reads to the end
+        status, sent = Status.CANCELLED, outcome.sent  # cancelled is what it is when nobody reads to the end
         try:
-            async with aclosing(reply.events):
+            async with aclosing(reply.events), Patience(outcome.call.deadline) as patience:
                 yield b""
-                async for event in reply.events:
+                while (event := await patience.next(reply.events)) is not None:
+                    if sent is not None:
+                        sent.add(event)
                     yield event
             status = Status.ERROR if reply.broken else Status.OK
-        except Exception:
-            status = Status.ERROR
+        except Exception as error:
+            status = Status.DEADLINE if isinstance(error, DeadlineExceeded) else Status.ERROR
             raise
         finally:
             outcome.usage = reply.usage
-            self._end(outcome, status, started)
+            self._end(outcome, place, status, started)
 
-    def _end(self, outcome: Outcome, status: Status, started: float) -> None:
-        outcome.status = status
+    def _end(self, outcome: Outcome, place: Place, status: Status, started: float) -> None:
+        place.leave()
+        outcome.status, outcome.queue_s = status, place.queue_s
         outcome.total_s = self._clock() - started
         self._record(outcome)
 
@@ -175,4 +202,8 @@ def _status_of(error: BaseException) -> Status:
         return Status.INVALID
     if isinstance(error, TierUnavailable):
         return Status.UNAVAILABLE
+    if isinstance(error, Refused):
+        return Status.REFUSED
+    if isinstance(error, DeadlineExceeded):
+        return Status.DEADLINE
     return Status.ERROR if isinstance(error, Exception) else Status.CANCELLED

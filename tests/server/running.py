@@ -17,10 +17,11 @@ from tierserve.core import Outcome
 from tierserve.escalation.escalator import Escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router
-from tierserve.server.api import DRAINING, create_app
+from tierserve.server.api import DRAINING, PIPELINE, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.dashboard.window import Window
 from tierserve.telemetry.metrics import Metrics
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
 
@@ -43,6 +44,10 @@ class Surface:
     def draining(self) -> asyncio.Event:
         """To be set and cleared in `loop`."""
         return self.app[DRAINING]
+
+    @property
+    def admission(self) -> Admission:
+        return self.app[PIPELINE].admission
 
     async def connect(self) -> "Caller":
         return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -124,8 +129,10 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def surface(escalation: EscalationConfig | None = None, **server: Any) -> AsyncIterator[Surface]:
-    """With these options of `server:`, judging as `escalation` says, or not at all.
+async def surface(
+    escalation: EscalationConfig | None = None, admission: dict[str, Any] | None = None, **server: Any
+) -> AsyncIterator[Surface]:
+    """With these options of `admission:` and `server:`, judging as `escalation` says, or not at all.
 
     In a thread of its own, on the loop that a node has, as transports differ.
     """
@@ -137,7 +144,7 @@ async def surface(escalation: EscalationConfig | None = None, **server: Any) -> 
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     try:
-        node = await there(_started(server, escalation))
+        node = await there(_started(server, admission or {}, escalation))
         try:
             yield node
         finally:
@@ -149,10 +156,10 @@ async def surface(escalation: EscalationConfig | None = None, **server: Any) -> 
         loop.close()
 
 
-async def _started(server: dict[str, Any], escalation: EscalationConfig | None) -> Surface:
+async def _started(server: dict[str, Any], admission: dict[str, Any], escalation: EscalationConfig | None) -> Surface:
     tier = {"engine": {"model": "m"}}
     tiers = {"small": {"name": "s", **tier}, "large": {"name": "l", **tier}}
-    config = NodeConfig.model_validate({"server": server, "tiers": tiers})
+    config = NodeConfig.model_validate({"server": server, "admission": admission, "tiers": tiers})
     small, large, outcomes, window = ScriptedTier("s"), ScriptedTier("l"), list[Outcome](), Window()
     pair, router, metrics = TierPair(small, large), word_router(), Metrics(["s", "l"])
     escalator = Escalator(escalation, small, large, lambda: router.threshold) if escalation else None
@@ -163,7 +170,8 @@ async def _started(server: dict[str, Any], escalation: EscalationConfig | None) 
 
     await router.start()
     await pair.start()
-    app = create_app(config, Pipeline(router, pair, record, escalator), router, pair, metrics, window)
+    pipeline = Pipeline(router, pair, record, escalator, admission=Admission(pair, config.admission))
+    app = create_app(config, pipeline, router, pair, metrics, window)
     runner = Runner(app, config.server, metrics.count_refusal, 1)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -28,8 +29,11 @@ def stubborn() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", _STUBBORN, _STUBBORN], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
     yield process
-    process.kill()
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
     process.stdout.close()
 

@@ -16,6 +16,7 @@ from tierserve.router.rules.conversations import Standing, is_short_follow_up
 from tierserve.router.rules.policy import Policy, build_policy, renewed
 from tierserve.router.scoring.head import Example, Head
 from tierserve.router.scoring.scorers import Scorer, build_scorer
+from tierserve.router.vectors import Vectors
 from tierserve.threads import load_beside
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Router:
         self._load, self._load_second = load, load_second
         self._policy = policy
         self.assessments = Assessments()
+        self.vectors: Vectors | None = None  # set by who wants to have them
         self._second: SecondOpinion | None = None
         self._encoder: EncoderThread | None = None
         self._scorer: Scorer | None = None
@@ -180,7 +182,10 @@ class Router:
     async def _compute(self, prompt: Prompt) -> Scored:
         if self._encoder is None or self._scorer is None:
             raise TierUnavailable("the router is loading")
-        score = self._scorer.score(prompt, await self._encoder.embed(prompt.text))
+        vector = await self._encoder.embed(prompt.text)
+        if self.vectors is not None:
+            self.vectors.keep(prompt, vector)
+        score = self._scorer.score(prompt, vector)
         if not 0 <= score <= 10:  # nor is NaN
             raise ValueError("the scorer left 0 to 10")
         if self._second is None or not self._second.is_wanted(score):

@@ -17,7 +17,9 @@ from aiohttp.web_protocol import RequestPayloadError
 from tierserve import __version__
 from tierserve.config import NodeConfig, TracingConfig
 from tierserve.core import Call, Decision, Judgement, Kind, Role, Trace
-from tierserve.errors import RequestError, TierserveError, TierUnavailable, UnknownModel
+from tierserve.deadline import HEADER as DEADLINE_HEADER
+from tierserve.deadline import deadline_of
+from tierserve.errors import DeadlineExceeded, RequestError, TierserveError, TierUnavailable, UnknownModel
 from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
 from tierserve.server.access import Access
@@ -28,9 +30,10 @@ from tierserve.server.guard import ACCESS, TICKET, guard, not_yet
 from tierserve.server.openapi import Description
 from tierserve.server.quota import estimate
 from tierserve.server.reading import AUTO, check_id, read_call
-from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, fault, fault_events, refusal
+from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, deadline_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.trace_context import begin
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.pair import TierPair
 
@@ -79,9 +82,13 @@ def create_app(
     app[BODIES] = bodies = BodyReader(config.server)
     app[DESCRIPTION] = Description(tiers, bodies, app[ACCESS].wants_keys)
     app[DRAINING], app[CUT_OFF], app[IN_FLIGHT] = asyncio.Event(), asyncio.Event(), set()
-    for tier in tiers:
-        metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, tier))
+    for role in Role:
+        tier = tiers[role]
+        metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, pipeline, role))
     metrics.watch_router(lambda: router.threshold, lambda: router.cache_hits, lambda: router.cache_misses)
+    admission = pipeline.admission
+    waiting = {tiers[role].name: partial(_queued, admission, role) for role in Role}
+    metrics.watch_queue(waiting, admission.refused)
     metrics.watch_keys(lambda: app[ACCESS].names)
     router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
     app[DASHBOARD] = dashboard = Dashboard(
@@ -175,10 +182,12 @@ async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
+    arrived, pipeline, ticket = time.monotonic(), request.app[PIPELINE], request[TICKET]
+    deadline = deadline_of(arrived, request.headers.get(DEADLINE_HEADER), pipeline.admission.longest_s)
+    pipeline.admission.check(ticket.caller.priority)  # here, where refusing costs least: before the body is read
     call = _read_call(request, kind, await request.app[BODIES].read(request))
-    ticket = request[TICKET]
     ticket.charge(estimate(call.body, request.content.total_bytes))
-    answer = await request.app[PIPELINE].answer(call)
+    answer = await pipeline.answer(replace(call, deadline=deadline))
     ticket.outcome = answer.outcome
     headers = _headers(answer.tier, answer.decision, answer.judgement)
     if answer.events is None:
@@ -199,6 +208,8 @@ async def _stream(request: web.Request, answer: Answer, headers: dict[str, str])
                 await response.write(event)
         except ConnectionError:
             raise  # the caller is gone: nobody to tell
+        except DeadlineExceeded as error:
+            await response.write(deadline_events(error))
         except Exception as error:
             _log_fault(request, error)
             await response.write(fault_events())
@@ -287,8 +298,14 @@ def _is_ready(tier: Tier) -> bool:
     return tier.state is TierState.READY
 
 
-def _waiting(tier: Tier) -> int:
-    return tier.queue.waiting
+def _waiting(pipeline: Pipeline, role: Role) -> int:
+    """Before the tier and in it. None can be said of one that is away."""
+    queue = pipeline.admission.load()[role]
+    return queue.waiting if queue else 0
+
+
+def _queued(admission: Admission, role: Role) -> int:
+    return sum(admission.waiting(role).values())
 
 
 def _cards(request: web.Request) -> list[dict[str, object]]:

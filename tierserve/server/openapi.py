@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from tierserve import __version__
+from tierserve import __version__, deadline
 from tierserve.config import MODEL_NAME, ServerConfig
 from tierserve.core import Cause, Role
 from tierserve.server.body import BodyReader
@@ -92,7 +92,9 @@ def _paths() -> dict[str, Any]:
 
 
 def _generation(summary: str, body: Schema, answer: str) -> Schema:
-    return _posted(summary, body, {_JSON: _schema(answer), "text/event-stream": _schema("Event")})
+    posted = _posted(summary, body, {_JSON: _schema(answer), "text/event-stream": _schema("Event")})
+    posted["parameters"].append(_parameter(deadline.HEADER))
+    return posted
 
 
 def _posted(summary: str, body: Schema, content: dict[str, Any]) -> Schema:
@@ -180,6 +182,7 @@ def _parameters(tiers: TierPair) -> dict[str, Any]:
             {"type": "number", "exclusiveMinimum": 0},
         ),
         "x-tierserve-tier": ("Forces a tier.", {"enum": [*(tier.name for tier in tiers), *Role]}),
+        deadline.HEADER: ("How long the answer may take, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
     }
     return {
         name: {"name": name, "in": "header", "required": False, "description": description, "schema": schema}

@@ -87,6 +87,11 @@ def cut_off_events() -> bytes:
     return _last_events(CUT_OFF_MESSAGE, "service_unavailable")
 
 
+def deadline_events(error: DeadlineExceeded) -> bytes:
+    """Likewise, where the caller's time is over."""
+    return _last_events(str(error), "timeout")
+
+
 def _last_events(message: str, kind: str) -> bytes:
     return b"data: " + _body(message, kind) + b"\n\ndata: [DONE]\n\n"
 

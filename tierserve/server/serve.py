@@ -34,6 +34,7 @@ from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_ap
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
 from tierserve.server.dashboard.window import Window
+from tierserve.server.deciding import build_decision_log
 from tierserve.server.exposure import check_exposure, warn_of_plain_text
 from tierserve.server.guard import ACCESS
 from tierserve.server.inherited import inherited_listener
@@ -51,9 +52,11 @@ from tierserve.server.reloading import (
 )
 from tierserve.server.supervision import Supervision
 from tierserve.server.tls import TlsSite
+from tierserve.telemetry.decisions.log import DecisionLog
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair, build_tiers
 from tierserve.tiers.supervisor import Supervisor
 
@@ -85,6 +88,7 @@ class _Node:
     listener: socket.socket
     inherited: bool
     manager: Manager
+    decisions: DecisionLog | None
 
 
 def run(config: NodeConfig, path: Path) -> int:
@@ -108,8 +112,9 @@ def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.soc
     escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
     if inherited is not None:
         check_exposure(config.server, inherited.getsockname()[0])
+    decisions = build_decision_log(config, router)
     listener = inherited or _listen(config.server)
-    node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager)
+    node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager, decisions)
     with (
         configured(config.log),
         tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
@@ -167,13 +172,16 @@ async def _until_signalled(node: _Node) -> int:
 
 async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
     """Returns the exit status. `end` and `reload` are set by signals."""
-    config, router, tiers = node.config, node.router, node.tiers
+    config, router, tiers, decisions = node.config, node.router, node.tiers, node.decisions
     metrics = Metrics(tier.name for tier in tiers)
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
     costing, window = Costing(config, metrics), Window()
     tracing = _tracing(config)
+    if decisions is not None:
+        metrics.watch_decisions(*decisions.counts)
+        decisions.start()
 
     def record(outcome: Outcome) -> None:
         costing.record(outcome)
@@ -183,8 +191,12 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         log_outcome(outcome)
         if tracing is not None:
             tracing.record(outcome)
+        if decisions is not None:
+            decisions.record(outcome)
 
-    pipeline = Pipeline(router, tiers, record, node.escalator)
+    keep_answers = decisions is not None and decisions.keeps_answers
+    admission = Admission(tiers, config.admission)
+    pipeline = Pipeline(router, tiers, record, node.escalator, admission=admission, keep_answers=keep_answers)
     app = create_app(config, pipeline, router, tiers, metrics, window)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
@@ -239,6 +251,8 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
             await router.close()
             if tracing is not None:
                 await tracing.close()
+            if decisions is not None:
+                await decisions.close()
         log.info("ended")
 
 

@@ -17,6 +17,7 @@ from tierserve.telemetry.exposition import exposition
 from tierserve.telemetry.families.admission import Admissions
 from tierserve.telemetry.families.connections import ConnectionCounts
 from tierserve.telemetry.families.cost import Costs
+from tierserve.telemetry.families.decisions import Decisions
 from tierserve.telemetry.families.engines import Engines
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
@@ -39,6 +40,7 @@ class Metrics:
         self._routing = Routing(self.registry)
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
+        self._decisions = Decisions(self.registry)
         self._admissions = Admissions(self.registry, names)
         self._engines = Engines(self.registry, names)
         self._connections = ConnectionCounts(self.registry)
@@ -86,6 +88,10 @@ class Metrics:
     def watch_costs(self, tier: str, busy: Callable[[], float], rate: Callable[[str], float]) -> None:
         """Likewise for the seconds in which a tier was busy, and for those of a million tokens in a direction."""
         self._costs.watch(tier, busy, rate)
+
+    def watch_decisions(self, rows: Callable[[], float], dropped: Mapping[str, Callable[[], float]]) -> None:
+        """Likewise for rows of the decision log, and for those that were dropped, by reason."""
+        self._decisions.watch(rows, dropped)
 
     def watch_queue(self, waiting: Mapping[str, Callable[[], int]], refused: Mapping[str, int]) -> None:
         """Likewise for how many wait for each tier, by its name, and how many were refused: `door`, `queue`,

@@ -78,6 +78,10 @@ class Tier(Protocol):
         """What a tier that is loading is busy with, in the operator's words."""
 
     @property
+    def slots(self) -> int | None:
+        """Requests that it works on at once; None: nobody knows."""
+
+    @property
     def queue(self) -> Queue:
         """How busy it is. Cheap: asked for each decision."""
 

@@ -49,9 +49,13 @@ class RemoteTier:
         self._unfinished = 0
 
     @property
+    def slots(self) -> int | None:
+        return self._config.max_num_seqs
+
+    @property
     def queue(self) -> Queue:
         """As far as this node knows: what others send there is not counted."""
-        return queue_of(self._unfinished, self._config.max_num_seqs)
+        return queue_of(self._unfinished, self.slots)
 
     @property
     def occupancy(self) -> Occupancy:

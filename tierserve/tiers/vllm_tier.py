@@ -104,16 +104,22 @@ class VllmTier:
         return self._waiting_for
 
     @property
+    def slots(self) -> int | None:
+        if self._engine is None:
+            return None
+        config = self._engine.vllm_config
+        slots: int = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        return slots
+
+    @property
     def queue(self) -> Queue:
         """Of two counts the larger: what exceeds the batch, known at once; and what the scheduler keeps waiting, for
         want of room in the KV cache too, as of its last step.
         """
         if self._engine is None:
             return Queue()
-        config = self._engine.vllm_config
-        slots = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         unfinished = self._engine.output_processor.get_num_unfinished_requests()
-        beyond_batch = queue_of(unfinished, slots)
+        beyond_batch = queue_of(unfinished, self.slots)
         # No step follows when all that waited was taken back, so the last count may be of requests that are gone.
         waiting = max(beyond_batch.waiting, min(sum(self._waiting.values()), unfinished))
         return Queue(waiting, beyond_batch.has_room and not waiting)

@@ -41,7 +41,7 @@ class ScoreCache:
 
     def peek(self, prompt: Prompt) -> float | None:
         """The score, if it is known; uncounted."""
-        return self._scores.get(_key(prompt))
+        return self._scores.get(digest(prompt))
 
     def find(self, prompt: Prompt) -> float | None:
         known = self.peek(prompt)
@@ -53,7 +53,7 @@ class ScoreCache:
 
     async def compute(self, prompt: Prompt, score: Callable[[Prompt], Awaitable[Scored]]) -> Scored:
         """Score a prompt that is not known, once for all who wait for it, and keep it."""
-        key = _key(prompt)
+        key = digest(prompt)
         task = self._computing.get(key)
         if task is None:
             task = self._computing[key] = asyncio.create_task(self._keep(key, prompt, score), name="score")
@@ -95,7 +95,7 @@ def resized(
     return other
 
 
-def _key(prompt: Prompt) -> bytes:
+def digest(prompt: Prompt) -> bytes:
     """Of all that a score can depend on: of megabytes neither encoder nor features read the middle."""
     text = prompt.text if len(prompt.text) <= 2 * _READ else prompt.text[:_READ] + prompt.text[-_READ:]
     said = f"{prompt.turns} {len(prompt.text)} {text}".encode("utf-8", "surrogatepass")

@@ -9,7 +9,6 @@ from tierserve.core import Doubt, Role, Status
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router
 from tierserve.server.dashboard.window import SCORE_BINS, SLOT_S, SLOTS, Measure, Slot, Window, percentiles
-from tierserve.tiers.base import Tier
 from tierserve.tiers.pair import TierPair
 
 _NEWS: Final = 2  # slots: the one that is filling, and the one before it
@@ -48,7 +47,7 @@ class Feed:
             "window_s": SLOT_S * SLOTS,
             "threshold": self._router.threshold,
             "confidence_threshold": escalator.threshold if escalator else None,
-            "tiers": {role: _tier(self._tiers[role]) for role in Role},
+            "tiers": {role: self._tier(role) for role in Role},
             "slots": [_slot(slot) for slot in self._window.slots(slots)],
             "answered": {role: sums.get(("answered", role), 0) for role in Role},
             "latency": {measure: {role: percentiles(sums, measure, role) for role in Role} for measure in Measure},
@@ -69,17 +68,18 @@ class Feed:
             "drift": self.drift(),
         }
 
-
-def _tier(tier: Tier) -> dict[str, Any]:
-    occupancy = tier.occupancy
-    return {
-        "name": tier.name,
-        "state": tier.state,
-        "waiting_for": tier.waiting_for,
-        "waiting": tier.queue.waiting,
-        "unfinished": occupancy.unfinished,
-        "kv_used": occupancy.kv_used,
-    }
+    def _tier(self, role: Role) -> dict[str, Any]:
+        """`waiting`: in the node's queue for the tier, and in its engine's."""
+        tier = self._tiers[role]
+        occupancy, in_engine = tier.occupancy, tier.queue.waiting
+        return {
+            "name": tier.name,
+            "state": tier.state,
+            "waiting_for": tier.waiting_for,
+            "waiting": in_engine + sum(self._pipeline.admission.waiting(role).values()),
+            "running": max(0, occupancy.unfinished - in_engine),
+            "kv_used": occupancy.kv_used,
+        }
 
 
 def _slot(slot: Slot) -> list[float | None]:

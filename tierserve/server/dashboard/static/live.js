@@ -133,8 +133,7 @@ function tiers(figures) {
       const [state, words] = STATES[tier.state] ?? ["wait", tier.state];
       const top = element("div", { kind: "top" }, dot(role), element("span", { kind: "name", text: tier.name }), element("span", { kind: "sub", text: role }), element("span", { kind: "pill", "data-state": state, text: words }));
       const busy = tier.state === "loading" && tier.waiting_for ? [element("p", { kind: "sub", text: `Waiting for ${tier.waiting_for}` })] : [];
-      const working = Math.max(0, tier.unfinished - tier.waiting);
-      return element("div", { kind: "tier" }, top, ...busy, element("dl", {}, pair("At work", count(working)), pair("In its queue", count(tier.waiting)), cache(tier, role)));
+      return element("div", { kind: "tier" }, top, ...busy, element("dl", {}, pair("At work", count(tier.running)), pair("Waiting", count(tier.waiting)), cache(tier, role)));
     }),
   );
 }

@@ -1,0 +1,1 @@
+"""The decision log: what became of each request, in an SQLite file."""
