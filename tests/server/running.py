@@ -130,7 +130,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def surface(
-    escalation: EscalationConfig | None = None, admission: dict[str, Any] | None = None, **server: Any
+    admission: dict[str, Any] | None = None, escalation: EscalationConfig | None = None, **server: Any
 ) -> AsyncIterator[Surface]:
     """With these options of `admission:` and `server:`, judging as `escalation` says, or not at all.
 

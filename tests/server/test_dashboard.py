@@ -109,7 +109,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture
 async def running() -> AsyncIterator[Surface]:
-    async with surface(EscalationConfig()) as node:
+    async with surface(escalation=EscalationConfig()) as node:
         node.small.script, node.large.script = SURE, ["The large one's"]
         yield node
 
