@@ -211,8 +211,8 @@ async def test_many_at_once_each_get_their_own_answer(kit: Kit) -> None:
     assert kit.tier.queue == Queue(waiting=0, has_room=True)
 
 
-async def test_what_it_has_to_do_is_shown_and_gone_when_it_is_done(kit: Kit) -> None:
-    reply = await kit.tier.generate(chat(stream=True))
+async def test_a_slot_that_is_taken_shows(kit: Kit) -> None:
+    reply = await kit.tier.generate(chat(stream=True, max_tokens=1500, ignore_eos=True))
     assert kit.tier.occupancy.unfinished == 1
     assert reply.events is not None
     await reply.events.aclose()
