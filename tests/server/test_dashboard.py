@@ -17,6 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.server.running import Surface, chat, request, surface
 from tierserve.config import EscalationConfig
+from tierserve.server.dashboard import pages
 from tierserve.tiers.base import TierState
 from tierserve.tiers.scripted import Step
 
@@ -275,6 +276,19 @@ async def test_a_node_that_went_away_is_said_and_found_again(page: Page) -> None
         page.shows("#link", "The node is away: reconnecting")
         node.loop.call_soon_threadsafe(node.draining.clear)
         page.shows("#link", "Live")
+
+
+async def test_a_feed_ends_now_and_then_and_the_page_goes_on(
+    running: Surface, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_EVENTS", 1)
+    page.open(origin(running))
+    page.shows("#traffic", "0 in 5 min")
+    page.asked()
+    await traffic(running, 2)
+    page.shows("#traffic", "2 in 5 min")
+    page.until(lambda: f"{origin(running)}/dashboard/feed" in page.asked(), "another feed")
+    assert page.text("#link") == "Live"
 
 
 async def test_with_keys_the_page_asks_for_an_admin_s(page: Page, tmp_path: Path) -> None:

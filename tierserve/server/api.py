@@ -92,7 +92,7 @@ def create_app(
     metrics.watch_keys(lambda: app[ACCESS].names)
     router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
     app[DASHBOARD] = dashboard = Dashboard(
-        window or Window(), pipeline, router, tiers, bodies, app[DRAINING], app[ACCESS].wants_keys
+        window or Window(), pipeline, router, tiers, bodies, app[DRAINING], app[CUT_OFF], app[ACCESS].wants_keys
     )
     app.add_routes([*routes, *dashboard.routes()])
     return app

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from tierserve.core import Prompt
-from tierserve.errors import RequestError
+from tierserve.errors import RequestError, TierUnavailable
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router
 from tierserve.server.body import BodyReader
@@ -28,6 +28,7 @@ PAGE: Final = "/dashboard"
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _EVERY_S = 1.0
+_EVENTS = 300  # then the page has to ask again, and a key that was taken away sees no more
 _EXAMPLES = 3
 # Nothing but the page's own files and this node: no inline script or style, no frame around it, no form that leaves it.
 _POLICY = (
@@ -42,11 +43,12 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
+_DATA = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 class Dashboard:
-    """`wants_keys`: whether the page has to ask for one. `draining`: set when the node is to end, and the feeds with
-    it."""
+    """`draining` is set when the node is to end, and the feeds with it; `cut_off` when they are given no more time.
+    `wants_keys`: whether the page has to ask for one."""
 
     def __init__(
         self,
@@ -56,10 +58,12 @@ class Dashboard:
         tiers: TierPair,
         bodies: BodyReader,
         draining: asyncio.Event,
+        cut_off: asyncio.Event,
         wants_keys: bool,
     ) -> None:
         self.feed = Feed(window, pipeline, router, tiers)
-        self._router, self._bodies, self._draining = router, bodies, draining
+        self._router, self._bodies = router, bodies
+        self._draining, self._cut_off = draining, cut_off
         self._files = _files(wants_keys)
 
     def routes(self) -> list[web.RouteDef]:
@@ -81,15 +85,21 @@ class Dashboard:
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """Figures as server-sent events, the whole window first, then what is new each second."""
-        response = web.StreamResponse(
-            headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store"}
-        )
+        if self._draining.is_set():
+            raise TierUnavailable("the server is ending")
+        response = web.StreamResponse(headers=_DATA | {"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         if request.method == "HEAD":
             return response
-        await response.write(self.feed.whole())
-        while not await self._ending():
-            await response.write(self.feed.news())
+        try:
+            await response.write(self.feed.whole())
+            for _ in range(_EVENTS):
+                if await self._ending():
+                    break
+                await response.write(self.feed.news())
+        except asyncio.CancelledError:
+            if not self._cut_off.is_set():
+                raise
         await response.write_eof()
         return response
 
@@ -110,7 +120,7 @@ class Dashboard:
         found: list[dict[str, Any]] = [
             {"prompt": each.text, "hard": bool(each.hard), "cosine": round(float(each.cosine), 3)} for each in examples
         ]
-        return web.json_response({"nearest": found}, headers={"cache-control": "no-store"})
+        return web.json_response({"nearest": found}, headers=_DATA)
 
 
 def _files(wants_keys: bool) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 export async function watch({ signal, link, refused, figures }) {
   let tries = 0;
   while (!signal.aborted) {
+    let broken = true;
     const attempt = new AbortController();
     const stop = () => attempt.abort();
     signal.addEventListener("abort", stop, { once: true });
@@ -29,6 +30,7 @@ export async function watch({ signal, link, refused, figures }) {
         if (!signal.aborted) take(JSON.parse(data), slots, link, figures);
       }
       clearTimeout(silence);
+      broken = false; // the node ends a feed now and then, to see the key again
     } catch (error) {
       if (signal.aborted) return;
       console.info(`the feed broke off: ${error.message}`);
@@ -37,7 +39,7 @@ export async function watch({ signal, link, refused, figures }) {
     }
     if (signal.aborted) return;
     const wait = RETRY_MS[Math.min(tries++, RETRY_MS.length - 1)];
-    link("bad", "The node is away: reconnecting");
+    if (broken) link("bad", "The node is away: reconnecting");
     await new Promise((done) => setTimeout(done, wait));
   }
 }
