@@ -32,6 +32,7 @@ from tierserve.lab.tasks import mix
 from tierserve.server.dashboard.window import Window
 
 _WATCHERS = (0, 1, 4)
+_PICTURE_S = 15.0  # before the end of the traffic
 _PRICE = {"cost": {"price_per_host_hour": 1.0}}
 
 
@@ -105,7 +106,11 @@ def _outcome(rng: Random) -> Outcome:
 
 
 async def measure(node: Node, options: Namespace) -> list[dict[str, Any]]:
-    asked = await traffic(node.url, 3 if options.quick else options.traffic_s, options.rate)
+    busy = asyncio.create_task(traffic(node.url, 3 if options.quick else options.traffic_s, options.rate))
+    if options.screenshot:
+        await asyncio.sleep(max(0.0, options.traffic_s - _PICTURE_S))
+        await asyncio.to_thread(_photograph, node.url, options.screenshot)
+    asked = await busy
     rounds, seconds = (1, 3) if options.quick else (3, options.seconds)
     found: dict[int, list[dict[str, float]]] = {watchers: [] for watchers in _WATCHERS}
     for _ in range(rounds):
@@ -122,15 +127,8 @@ async def measure(node: Node, options: Namespace) -> list[dict[str, Any]]:
     ]
 
 
-async def screenshot(node: Node, options: Namespace) -> None:
-    """The page in the middle of traffic, 1280 pixels wide, with an answer in its playground."""
-    busy = asyncio.create_task(traffic(node.url, options.traffic_s, options.rate))
-    await asyncio.sleep(max(0.0, options.traffic_s - 20))
-    await asyncio.to_thread(_photograph, node.url, options.screenshot)
-    await busy
-
-
 def _photograph(url: str, path: Path) -> None:
+    """The page in the middle of traffic, 1280 pixels wide."""
     from selenium import webdriver
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -140,7 +138,7 @@ def _photograph(url: str, path: Path) -> None:
         chrome.add_argument(flag)
     driver = webdriver.Chrome(options=chrome)
     try:
-        driver.set_window_size(1280, 1430)
+        driver.set_window_size(1280, 1460)
         driver.get(f"{url}/dashboard")
         WebDriverWait(driver, 30).until(lambda _: "Live" in driver.find_element("id", "link").text)
         time.sleep(3)
@@ -149,10 +147,7 @@ def _photograph(url: str, path: Path) -> None:
         driver.quit()
 
 
-async def run(node: Node, options: Namespace) -> Measurement | None:
-    if options.screenshot:
-        await screenshot(node, options)
-        return None
+async def run(node: Node, options: Namespace) -> Measurement:
     rows = await measure(node, options)
     share = {row["watchers"]: row["core_share"] for row in rows}
     cost_us = record_us(2000 if options.quick else 20000)
@@ -166,14 +161,13 @@ async def run(node: Node, options: Namespace) -> Measurement | None:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=20, help="how long each count of CPU time takes (20)")
-    parser.add_argument("--traffic-s", type=float, default=60, help="how long requests are sent before (60)")
-    parser.add_argument("--rate", type=float, default=8, help="requests a second then, on average (8)")
-    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="only write a picture of the page")
+    parser.add_argument("--traffic-s", type=float, default=100, help="how long requests are sent before (100)")
+    parser.add_argument("--rate", type=float, default=6, help="requests a second then, on average (6)")
+    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="write a picture of the page, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Node(lab_config() | _PRICE, Path(folder)) as node:
         measurement = asyncio.run(run(node.wait_until_ready(), options))
-    if measurement is not None:
-        measurement.show(options)
+    measurement.show(options)
     return 0
 
 

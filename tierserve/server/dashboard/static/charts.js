@@ -87,15 +87,17 @@ const ago = (plot, index) => `${Math.round(-plot.data[0][index])} s ago`;
 const MINUTES = {
   size: 28,
   splits: (plot) => {
-    const step = plot.width < 420 ? 120 : 60;
+    const span = -plot.scales.x.min;
+    const step = (span < 150 ? 30 : 60) * (plot.width < 420 ? 2 : 1);
     const marks = [];
-    for (let at = 0; at >= plot.scales.x.min; at -= step) marks.unshift(at);
+    for (let at = 0; at >= -span; at -= step) marks.unshift(at);
     return marks;
   },
-  values: (_, splits) => splits.map((at) => (at ? `${at / -60} min` : "now")),
+  values: (_, splits) => splits.map((at) => (!at ? "now" : at % 60 ? `${-at} s` : `${at / -60} min`)),
 };
 
-const span = (figures) => ({ time: false, range: () => [-figures.window_s, 0] });
+// As much of the window as the node has lived through.
+const width = (figures) => Math.min(figures.window_s, Math.max(60, figures.now - figures.started));
 
 // From nought; a chart of nothing is not a chart of noise.
 const up = (least) => ({ range: (_, __, most) => [0, Math.max(least, (most ?? 0) * 1.1)] });
@@ -115,7 +117,9 @@ function columns(figures, empty) {
 
 function rates(names, figures) {
   const [small, large] = ROLES.map((role) => colour(`--${role}`));
+  let shown = width(figures);
   const data = (latest) => {
+    shown = width(latest);
     const [x, one, two] = columns(latest, () => 0);
     const last = x.length - 1;
     by("rates").setAttribute("aria-label", `Answers a second over 5 minutes; the last: ${names[0]} ${rate(one[last])}, ${names[1]} ${rate(two[last])}`);
@@ -128,7 +132,7 @@ function rates(names, figures) {
   };
   const options = {
     figures,
-    scales: { x: span(figures), y: up(1) },
+    scales: { x: { time: false, range: () => [-shown, 0] }, y: up(1) },
     axes: [MINUTES, { size: 44, values: (_, splits) => splits.map((value) => `${value}/s`), space: 36 }],
     series: [
       {},
@@ -142,7 +146,9 @@ function rates(names, figures) {
 
 function first(names, figures) {
   const order = ["p50", "p50", "p95", "p95"];
+  let shown = width(figures);
   const data = (latest) => {
+    shown = width(latest);
     const [x, , , ...known] = columns(latest, (column) => (column < 3 ? 0 : null));
     const each = ROLES.map((role, index) => `${names[index]} p50 ${seconds(latest.latency.first_byte[role]?.p50)}, p95 ${seconds(latest.latency.first_byte[role]?.p95)}`);
     by("first").setAttribute("aria-label", `Time to first token over 5 minutes: ${each.join("; ")}`);
@@ -162,7 +168,7 @@ function first(names, figures) {
   };
   const options = {
     figures,
-    scales: { x: span(figures), y: up(0.01) },
+    scales: { x: { time: false, range: () => [-shown, 0] }, y: up(0.01) },
     axes: [MINUTES, { size: 62, values: (_, splits) => splits.map((value) => (value ? seconds(value) : "0")), space: 36 }],
     series: [{}, line("small", false), line("large", false), line("small", true), line("large", true)],
   };
