@@ -85,6 +85,18 @@ def test_http_overhead(node: Node) -> None:
 
 
 @pytest.mark.engine
+def test_dashboard() -> None:
+    report = run("dashboard.py")
+    assert report["benchmark"] == "dashboard"
+    assert [target["name"] for target in report["targets"]] == ["core_share", "record_us"]
+    assert [row["watchers"] for row in report["results"]] == [0, 1, 4]
+    nobody, *watched = report["results"]
+    assert nobody["event_bytes"] == 0 and all(row["event_bytes"] > 1000 for row in watched)
+    assert all(row["requests_before"] > 0 for row in report["results"])
+    assert report["targets"][1]["value"] > 0
+
+
+@pytest.mark.engine
 def test_faults() -> None:
     """One kill: that a stopped worker is noticed, tests/server/test_faults.py shows."""
     report = run("faults.py", "--kills", "1", "--no-hang")

@@ -211,6 +211,16 @@ async def test_many_at_once_each_get_their_own_answer(kit: Kit) -> None:
     assert kit.tier.queue == Queue(waiting=0, has_room=True)
 
 
+async def test_a_slot_that_is_taken_shows(kit: Kit) -> None:
+    reply = await kit.tier.generate(chat(stream=True, max_tokens=1500, ignore_eos=True))
+    assert kit.tier.occupancy.unfinished == 1
+    assert reply.events is not None
+    await reply.events.aclose()
+    await kit.until_unfinished(0)
+    assert kit.tier.occupancy.unfinished == 0
+    assert kit.tier.occupancy.kv_used in (0, None)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_is_too_long_is_said_to_be(kit: Kit, stream: bool) -> None:
     with pytest.raises(ContextOverflow):

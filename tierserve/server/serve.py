@@ -34,6 +34,7 @@ from tierserve.router.router import Router, build_router
 from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
+from tierserve.server.dashboard.window import Window
 from tierserve.server.deciding import build_decision_log
 from tierserve.server.drifting import Drifting
 from tierserve.server.exposure import check_exposure, warn_of_plain_text
@@ -197,7 +198,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
-    costing = Costing(config, metrics)
+    costing, window = Costing(config, metrics), Window()
     tracing = _tracing(config)
     if shadow is not None:
         shadow.observe = metrics.watch_shadow(shadow.counts)
@@ -209,6 +210,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
+        window.record(outcome)
         log_outcome(outcome)
         if tracing is not None:
             tracing.record(outcome)
@@ -218,11 +220,11 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
             shadow.record(outcome)
 
     keep_answers = decisions is not None and decisions.keeps_answers
-    draw = shadow.draws if shadow is not None else None
+    admission, draw = node.admission, shadow.draws if shadow is not None else None
     pipeline = Pipeline(
-        router, tiers, record, node.escalator, admission=node.admission, keep_answers=keep_answers, draw=draw
+        router, tiers, record, node.escalator, admission=admission, keep_answers=keep_answers, draw=draw
     )
-    app = create_app(config, pipeline, router, tiers, metrics)
+    app = create_app(config, pipeline, router, tiers, metrics, window)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()

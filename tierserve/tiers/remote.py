@@ -18,7 +18,7 @@ from tierserve.errors import (
     TierStartError,
     TierUnavailable,
 )
-from tierserve.tiers.base import Listener, Reply, TierState, armed, queue_of
+from tierserve.tiers.base import Listener, Occupancy, Reply, TierState, armed, queue_of
 from tierserve.tiers.remote_ear import RemoteEar, usage_of
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class RemoteTier:
     def queue(self) -> Queue:
         """As far as this node knows: what others send there is not counted."""
         return queue_of(self._unfinished, self.slots)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """Its requests of ours; its cache is its own affair."""
+        return Occupancy(self._unfinished)
 
     async def find_weights(self) -> None:
         pass
