@@ -85,6 +85,18 @@ def test_http_overhead(node: Node) -> None:
 
 
 @pytest.mark.engine
+def test_dashboard() -> None:
+    report = run("dashboard.py")
+    assert report["benchmark"] == "dashboard"
+    assert [target["name"] for target in report["targets"]] == ["core_share", "record_us"]
+    assert [row["watchers"] for row in report["results"]] == [0, 1, 4]
+    nobody, *watched = report["results"]
+    assert nobody["event_bytes"] == 0 and all(row["event_bytes"] > 1000 for row in watched)
+    assert all(row["requests_before"] > 0 for row in report["results"])
+    assert report["targets"][1]["value"] > 0
+
+
+@pytest.mark.engine
 def test_faults() -> None:
     """One kill: that a stopped worker is noticed, tests/server/test_faults.py shows."""
     report = run("faults.py", "--kills", "1", "--no-hang")
@@ -247,6 +259,20 @@ def test_soak() -> None:
     assert unaccounted["value"] == row["unaccounted"] == 0
     assert growth["value"] > 0.5
     assert (row["processes_left"], row["files_left"]) == (0, 0)
+
+
+@pytest.mark.engine
+def test_shadow() -> None:
+    report = run("shadow.py")
+    assert [target["name"] for target in report["targets"]] == ["p99_ratio", "judge_agreement"]
+    off, on, ratio = (row for row in report["results"] if row["measured"] == "callers")
+    assert off["count"] > 0 and on["count"] > 0
+    assert ratio["p99_ms"] == on["p99_ms"] / off["p99_ms"] == report["targets"][0]["value"]
+    assert ratio["low"] <= ratio["high"]
+    assert on["samples"]["failed"] == 0
+    verdicts = {(row["by"], row["of"]): row for row in report["results"] if row["measured"] == "verdicts"}
+    assert 20 < verdicts["judge", "all pairs"]["count"] <= 24
+    assert all(0 <= row["low"] <= row["high"] <= 1 for row in verdicts.values())
 
 
 def test_a_benchmark_that_is_told_to_end_ends_its_node(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tests.conftest import ROOT
 from tierserve.config import load
 from tierserve.core import Cause
 from tierserve.server.api import routes
+from tierserve.server.dashboard.pages import PAGE
 from tierserve.server.refusal import PATHS
 
 README = (ROOT / "README.md").read_text()
@@ -25,7 +26,7 @@ def test_the_first_screen_is_two_commands_a_curl_and_the_sdk() -> None:
 
 def test_every_endpoint_is_in_the_table() -> None:
     paths = {getattr(route, "path", "").split("/{")[0] for route in routes}
-    assert paths == set(PATHS)
+    assert paths | {PAGE} == set(PATHS)
     assert all(path in README for path in paths)
 
 

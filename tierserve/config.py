@@ -552,6 +552,29 @@ class DecisionsConfig(Section):
     )
 
 
+class ShadowConfig(Section):
+    """A sample of the small tier's answers is compared with what the large tier says to the same."""
+
+    share: float = Field(
+        0.02, gt=0, le=1, description="Of the answers of the small tier that stand, the share that is compared."
+    )
+    per_hour: int = Field(60, ge=1, description="Most comparisons begun within an hour.")
+    max_tokens: int = Field(
+        512, ge=1, description="Longest answer that is compared, the small tier's or the large one's, in tokens."
+    )
+    max_prompt_chars: int = Field(
+        8000, ge=1, description="Longest conversation whose last answer is compared, in characters."
+    )
+    queue: int = Field(
+        16, ge=1, description="Requests that may wait for the large tier to have room; with more they are dropped."
+    )
+    judge: RemoteConfig | None = Field(
+        None,
+        description="Who says which answer is better: an OpenAI-compatible server, which then reads prompts and "
+        "answers. null: the large tier itself.",
+    )
+
+
 class TokenSecondsConfig(Section):
     """Seconds of a tier, fully loaded, for a million tokens."""
 
@@ -655,6 +678,12 @@ class NodeConfig(Section):
 
     decisions: Annotated[DecisionsConfig | None, _or_off(DecisionsConfig)] = Field(
         None, description="Where it is kept what was decided for each request; `off`, the default: nowhere."
+    )
+
+    shadow: Annotated[ShadowConfig | None, _or_off(ShadowConfig)] = Field(
+        None,
+        description="Whether some of the small tier's answers are compared with the large one's, and how many; `off`, "
+        "the default: none.",
     )
 
     @model_validator(mode="after")

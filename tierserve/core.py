@@ -145,7 +145,8 @@ class Call:
     one. `prompts` is what the router scores: one for a chat, each of a completion's. `conversation` is None where there
     is none: in completions. `forced` is set, with its cause, when the caller chose the tier, or may have no other: then
     no other is asked, whatever happens. `trace` is None where neither the caller nor the node traces. `deadline` is
-    when its time is over, on the event loop's clock; None: never.
+    when its time is over, on the event loop's clock; None: never. `background`: the node asks for itself, and engines
+    that know priorities do everything else first.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Call:
     caller: Caller = ANYBODY
     deadline: float | None = None
     trace: Trace | None = None
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,8 @@ class Outcome:
     `first_byte_s` is when the first byte of the answer was at hand: for a stream its first event, else the whole.
     `decision` and `tier` are None when the request ended before one was made; `judgement` is None where the answer was
     not judged. `usage` is of the answer that the caller got. `queue_s` is how long the request waited for room in a
-    tier. `cost` is None where no prices are configured. `sent` is None where nobody wants to read the answer.
+    tier. `cost` is None where no prices are configured. `sent` is None where nobody wants to read the answer. `drawn`:
+    the answer is to be compared with what the large tier would have said.
     """
 
     call: Call
@@ -281,3 +284,4 @@ class Outcome:
     queue_s: float = 0.0
     cost: Cost | None = None
     sent: Sent | None = None
+    drawn: bool = False

@@ -18,6 +18,7 @@ from tierserve.tiers.pair import TierPair
 log = logging.getLogger(__name__)
 
 Record = Callable[[Outcome], None]
+Draw = Callable[[Outcome], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Pipeline:
     """Holds the rooms together. Each request becomes one Outcome, handed to `record` when it has ended.
 
     Without an escalator the small tier's answers stand; another may be set at any time, for the calls that come then.
-    Without an admission nobody waits for a tier. With `keep_answers` an Outcome has what was sent.
+    Without an admission nobody waits for a tier. With `keep_answers` an Outcome has what was sent; else those have it
+    that `draw` says yes to, when it is known who answers.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Pipeline:
         clock: Callable[[], float] = time.perf_counter,
         admission: Admission | None = None,
         keep_answers: bool = False,
+        draw: Draw | None = None,
     ) -> None:
         self.admission = admission or Admission(tiers)
         self._router = router
@@ -56,7 +59,7 @@ class Pipeline:
         self._record = record
         self.escalator = escalator
         self._clock = clock
-        self._keep_answers = keep_answers
+        self._keep_answers, self._draw = keep_answers, draw
 
     async def answer(self, call: Call) -> Answer:
         """Answer a call. Raises RequestError, Overloaded when too many wait, DeadlineExceeded when its time is over, or
@@ -78,6 +81,8 @@ class Pipeline:
         except BaseException as error:
             self._end(outcome, place, _status_of(error), started)
             raise
+        if self._draw is not None and self._draw(outcome):
+            outcome.drawn, outcome.sent = True, outcome.sent or Sent()
         if reply.events is None:
             outcome.usage = reply.usage
             if outcome.sent is not None:

@@ -23,6 +23,8 @@ SMALL, LARGE = Role.SMALL, Role.LARGE
 class Lengths:
     """Encoder and scorer in one: a text's score is its length, of "nan" none."""
 
+    own = 1
+
     def __init__(self) -> None:
         self.encoded: list[str] = []
         self.go = threading.Event()

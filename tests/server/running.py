@@ -12,12 +12,14 @@ import uvloop
 from aiohttp import web
 
 from tests.test_pipeline import word_router
-from tierserve.config import NodeConfig
+from tierserve.config import EscalationConfig, NodeConfig
 from tierserve.core import Outcome
+from tierserve.escalation.escalator import Escalator
 from tierserve.pipeline import Pipeline
 from tierserve.router.router import Router
-from tierserve.server.api import PIPELINE, create_app
+from tierserve.server.api import DRAINING, PIPELINE, create_app
 from tierserve.server.connection import Runner
+from tierserve.server.dashboard.window import Window
 from tierserve.telemetry.metrics import Metrics
 from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair
@@ -33,7 +35,15 @@ class Surface:
     runner: Runner
     router: Router
     small: ScriptedTier
+    large: ScriptedTier
+    window: Window
+    loop: asyncio.AbstractEventLoop
     outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """To be set and cleared in `loop`."""
+        return self.app[DRAINING]
 
     @property
     def admission(self) -> Admission:
@@ -119,9 +129,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def surface(admission: dict[str, Any] | None = None, **server: Any) -> AsyncIterator[Surface]:
-    """With these options of `admission:` and `server:`. In a thread of its own, on the loop that a node has, as
-    transports differ."""
+async def surface(
+    admission: dict[str, Any] | None = None, escalation: EscalationConfig | None = None, **server: Any
+) -> AsyncIterator[Surface]:
+    """With these options of `admission:` and `server:`, judging as `escalation` says, or not at all.
+
+    In a thread of its own, on the loop that a node has, as transports differ.
+    """
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -130,7 +144,7 @@ async def surface(admission: dict[str, Any] | None = None, **server: Any) -> Asy
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     try:
-        node = await there(_started(server, admission or {}))
+        node = await there(_started(server, admission or {}, escalation))
         try:
             yield node
         finally:
@@ -142,21 +156,29 @@ async def surface(admission: dict[str, Any] | None = None, **server: Any) -> Asy
         loop.close()
 
 
-async def _started(server: dict[str, Any], admission: dict[str, Any]) -> Surface:
+async def _started(server: dict[str, Any], admission: dict[str, Any], escalation: EscalationConfig | None) -> Surface:
     tier = {"engine": {"model": "m"}}
     tiers = {"small": {"name": "s", **tier}, "large": {"name": "l", **tier}}
     config = NodeConfig.model_validate({"server": server, "admission": admission, "tiers": tiers})
-    small, outcomes = ScriptedTier("s"), list[Outcome]()
-    pair, router, metrics = TierPair(small, ScriptedTier("l")), word_router(), Metrics(["s", "l"])
+    small, large, outcomes, window = ScriptedTier("s"), ScriptedTier("l"), list[Outcome](), Window()
+    pair, router, metrics = TierPair(small, large), word_router(), Metrics(["s", "l"])
+    escalator = Escalator(escalation, small, large, lambda: router.threshold) if escalation else None
+
+    def record(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        window.record(outcome)
+
     await router.start()
     await pair.start()
-    pipeline = Pipeline(router, pair, outcomes.append, admission=Admission(pair, config.admission))
-    app = create_app(config, pipeline, router, pair, metrics)
+    pipeline = Pipeline(router, pair, record, escalator, admission=Admission(pair, config.admission))
+    app = create_app(config, pipeline, router, pair, metrics, window)
     runner = Runner(app, config.server, metrics.count_refusal, 1)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    return Surface(runner.addresses[0][1], app, runner, router, small, outcomes)
+    return Surface(
+        runner.addresses[0][1], app, runner, router, small, large, window, asyncio.get_running_loop(), outcomes
+    )
 
 
 def request(body: bytes | dict[str, Any], path: str = "/v1/chat/completions", *headers: str) -> bytes:

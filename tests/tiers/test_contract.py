@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -53,7 +53,7 @@ async def scripted(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
     """A tier at the running node: vLLM's engine, one HTTP hop away."""
     node: Node = request.getfixturevalue("node")
-    tier = RemoteTier("remote", RemoteConfig(url=f"{node.url}/v1", model="lab-small"), "tiers.small")
+    tier = RemoteTier("remote", RemoteConfig(url=f"{node.url}/v1", model="lab-small"), "tiers.small.remote")
 
     async def unfinished() -> int:
         async with aiohttp.ClientSession() as session, session.get(f"{node.url}/metrics") as response:
@@ -209,6 +209,16 @@ async def test_many_at_once_each_get_their_own_answer(kit: Kit) -> None:
         assert all(call.id in event["id"] for event in events)
     await kit.until_unfinished(0)
     assert kit.tier.queue == Queue(waiting=0, has_room=True)
+
+
+async def test_a_slot_that_is_taken_shows(kit: Kit) -> None:
+    reply = await kit.tier.generate(chat(stream=True, max_tokens=1500, ignore_eos=True))
+    assert kit.tier.occupancy.unfinished == 1
+    assert reply.events is not None
+    await reply.events.aclose()
+    await kit.until_unfinished(0)
+    assert kit.tier.occupancy.unfinished == 0
+    assert kit.tier.occupancy.kv_used in (0, None)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -386,6 +396,29 @@ async def test_a_prompt_read_in_advance_is_answered_as_ever_and_leaves_nothing(
     while hits() - known < prompt / 2:
         assert time.monotonic() < deadline, "the prompt was read again"
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+async def test_a_call_in_the_background_is_answered_as_ever_and_comes_last(
+    kit: Kit, make: Callable[..., Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priorities = []
+    if isinstance(kit.tier, VllmTier):
+        assert kit.tier._engine is not None
+        generate = kit.tier._engine.generate
+
+        def heard(*args: Any, **options: Any) -> Any:
+            priorities.append(options.get("priority", 0))
+            return generate(*args, **options)
+
+        monkeypatch.setattr(kit.tier._engine, "generate", heard)
+    call = make(temperature=0)
+    first, second = [
+        text_of((await choices(await kit.tier.generate(each)))[0]) for each in (call, replace(call, background=True))
+    ]
+    assert first == second
+    if isinstance(kit.tier, VllmTier):
+        assert priorities[0] == 0 < priorities[1]
 
 
 async def test_a_tier_that_was_stopped_is_unavailable(kit: Kit) -> None:

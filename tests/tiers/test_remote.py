@@ -50,7 +50,7 @@ async def elsewhere() -> AsyncIterator[tuple[Elsewhere, RemoteTier]]:
     app.add_routes([web.get("/v1/models", server.models), web.post("/v1/chat/completions", server.chat)])
     async with TestServer(app) as running:
         config = RemoteConfig(url=str(running.make_url("/v1")), model="m", timeout_s=1, max_num_seqs=1)
-        tier = RemoteTier("ours", config, "tiers.large")
+        tier = RemoteTier("ours", config, "tiers.large.remote")
         await tier.start()
         yield server, tier
         assert tier.queue == Queue(waiting=0, has_room=True), "a request that has ended still counts"
@@ -210,21 +210,21 @@ async def test_what_it_is_busy_with_is_its_queue(elsewhere: tuple[Elsewhere, Rem
     await first.events.aclose()
     assert tier.queue == Queue(waiting=0, has_room=False)
     await second.events.aclose()
-    unknown = RemoteTier("ours", RemoteConfig(url=tier._url, model="m"), "tiers.large")
+    unknown = RemoteTier("ours", RemoteConfig(url=tier._url, model="m"), "tiers.large.remote")
     unknown._unfinished = 1000
     assert unknown.queue == Queue()
 
 
 async def test_a_model_that_is_not_there_stops_the_start(elsewhere: tuple[Elsewhere, RemoteTier]) -> None:
     _, tier = elsewhere
-    other = RemoteTier("ours", RemoteConfig(url=tier._url, model="x"), "tiers.large")
+    other = RemoteTier("ours", RemoteConfig(url=tier._url, model="x"), "tiers.large.remote")
     with pytest.raises(TierStartError, match="has no model 'x', but m"):
         await other.start()
     assert other.state is TierState.FAILED
 
 
 async def test_a_server_that_is_away_stops_the_start() -> None:
-    tier = RemoteTier("ours", RemoteConfig(url="http://127.0.0.1:9/v1", model="m"), "tiers.large")
+    tier = RemoteTier("ours", RemoteConfig(url="http://127.0.0.1:9/v1", model="m"), "tiers.large.remote")
     with pytest.raises(TierStartError, match="does not answer"):
         await tier.start()
 
@@ -264,4 +264,4 @@ def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     config = RemoteConfig(url="http://h/v1", model="m", api_key_env="NO_SUCH_KEY")
     with pytest.raises(ConfigError, match="tiers.large.remote.api_key_env: the environment variable NO_SUCH_KEY"):
-        RemoteTier("ours", config, "tiers.large")
+        RemoteTier("ours", config, "tiers.large.remote")

@@ -105,7 +105,7 @@ async def pair() -> AsyncIterator[tuple[Server, RemoteTier]]:
     server, app = Server(), web.Application()
     app.add_routes([web.get("/v1/models", server.models), web.post("/v1/{path:.*}", server.answer)])
     async with TestServer(app) as running:
-        tier = RemoteTier("ours", RemoteConfig(url=str(running.make_url("/v1")), model="m"), "tiers.small")
+        tier = RemoteTier("ours", RemoteConfig(url=str(running.make_url("/v1")), model="m"), "tiers.small.remote")
         await tier.start()
         yield server, tier
         await tier.stop()

@@ -64,6 +64,11 @@ class Escalator:
         self._prewarming.renew(config)
         self._budget.renew(config.budget)
 
+    @property
+    def threshold(self) -> float:
+        """Below it an answer is doubted."""
+        return self._config.threshold
+
     async def answer(self, call: Call, decision: Decision, judgement: Judgement) -> tuple[Decision, Reply]:
         """The small tier's answer, which stands, and the decision with it. What is found out on the way, whatever comes
         of it, stands in `judgement`.

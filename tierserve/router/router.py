@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from numpy import float32
+from numpy.linalg import norm
+from numpy.typing import NDArray
+
 from tierserve.core import Call, Cause, Decision, Load, Prompt, Role
 from tierserve.errors import TierUnavailable
 from tierserve.router.assessing.assessor import load_assessor
@@ -50,6 +54,7 @@ class Router:
         self.vectors: Vectors | None = None  # set by who wants to have them
         self._second: SecondOpinion | None = None
         self._encoder: EncoderThread | None = None
+        self._own = 0  # of a vector's numbers, those that are the sentence's own
         self._scorer: Scorer | None = None
 
     @property
@@ -72,6 +77,7 @@ class Router:
     async def start(self) -> None:
         """Raises ConfigError when the encoder or the assessor can't be had."""
         encoder, self._scorer = await load_beside(self._load)
+        self._own = await load_beside(lambda: encoder.own)
         if (load_second := self._load_second) is not None:
             self._second = await load_beside(lambda: load_second(self.assessments))
         self._encoder = EncoderThread(encoder)
@@ -107,6 +113,13 @@ class Router:
         if not isinstance(self._scorer, Head):
             return []
         return self._scorer.nearest(await self._encoder.embed(prompt.text), count)
+
+    async def embed(self, text: str) -> NDArray[float32]:
+        """The encoder's vector of any text, of unit length. Raises TierUnavailable while the router loads, TierBusy."""
+        if self._encoder is None:
+            raise TierUnavailable("the router is loading")
+        own = (await self._encoder.embed(text))[: self._own]
+        return own / float32(max(float(norm(own)), 1e-9))
 
     def settle(self, call: Call, decision: Decision) -> None:
         """How it went on: a conversation that the small tier can't hold stays on the large one, for it only grows; so

@@ -24,8 +24,10 @@ from tierserve.server.quota import Limits, Quota
 from tierserve.server.tls import Certificate
 
 # By the route that was found, not by the path as it was written.
-_OPEN = frozenset({"/health", "/ready"})
+# The dashboard's page has no data; what it asks for has.
+_OPEN = frozenset({"/health", "/ready", "/dashboard", "/dashboard/static/{file}"})
 _METRICS = "/metrics"
+_ADMINS = frozenset({_METRICS, "/dashboard/feed", "/dashboard/nearest"})
 
 
 class Ticket:
@@ -139,8 +141,8 @@ class Access:
         entry = self._keys.find(_bearer(authorization))
         if entry is None:
             raise Unauthorized("this key is not known here")
-        if path == _METRICS and not entry.admin:
-            raise Forbidden(f"the key {entry.name} may not read {_METRICS}: use an admin's")
+        if path in _ADMINS and not entry.admin:
+            raise Forbidden(f"the key {entry.name} may not read {path}: use an admin's")
         return Ticket(self._callers[entry.name], self._quotas[entry.name], self._clock)
 
     def _set(self, config: ServerConfig, keys: Keys | None) -> None:

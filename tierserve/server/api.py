@@ -24,6 +24,8 @@ from tierserve.pipeline import Answer, Pipeline
 from tierserve.router.router import Router
 from tierserve.server.access import Access
 from tierserve.server.body import BodyReader
+from tierserve.server.dashboard.pages import Dashboard
+from tierserve.server.dashboard.window import Window
 from tierserve.server.guard import ACCESS, TICKET, guard, not_yet
 from tierserve.server.openapi import Description
 from tierserve.server.quota import estimate
@@ -44,6 +46,7 @@ METRICS = web.AppKey("metrics", Metrics)
 TRACING: web.AppKey[TracingConfig | None] = web.AppKey("tracing")
 BODIES = web.AppKey("bodies", BodyReader)
 DESCRIPTION = web.AppKey("description", Description)
+DASHBOARD = web.AppKey("dashboard", Dashboard)
 # Set once the node is asked to end: answers then close their connections, so that none is left to wait for.
 DRAINING = web.AppKey("draining", asyncio.Event)
 # Set when what is still running has to end without its answer.
@@ -61,9 +64,17 @@ routes = web.RouteTableDef()
 
 
 def create_app(
-    config: NodeConfig, pipeline: Pipeline, router: Router, tiers: TierPair, metrics: Metrics
+    config: NodeConfig,
+    pipeline: Pipeline,
+    router: Router,
+    tiers: TierPair,
+    metrics: Metrics,
+    window: Window | None = None,
 ) -> web.Application:
-    """Raises ConfigError for keys or a certificate that can't be read."""
+    """`window` is what the dashboard shows, and fed by whoever records outcomes.
+
+    Raises ConfigError for keys or a certificate that can't be read.
+    """
     app = web.Application(client_max_size=int(config.server.max_body_mb * 2**20), middlewares=[_around, guard])
     app[ACCESS] = Access(config.server)
     app[PIPELINE], app[ROUTER], app[TIERS], app[METRICS] = pipeline, router, tiers, metrics
@@ -80,7 +91,10 @@ def create_app(
     metrics.watch_queue(waiting, admission.refused)
     metrics.watch_keys(lambda: app[ACCESS].names)
     router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
-    app.add_routes(routes)
+    app[DASHBOARD] = dashboard = Dashboard(
+        window or Window(), pipeline, router, tiers, bodies, app[DRAINING], app[CUT_OFF], app[ACCESS].wants_keys
+    )
+    app.add_routes([*routes, *dashboard.routes()])
     return app
 
 

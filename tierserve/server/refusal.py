@@ -28,6 +28,7 @@ PATHS = (
     "/ready",
     "/metrics",
     "/openapi.json",
+    "/dashboard",
 )
 _RETRY_AFTER_S = "5"
 # Of aiohttp's errors: what would do instead.

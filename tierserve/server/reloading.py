@@ -25,6 +25,7 @@ from tierserve.telemetry.logs import set_level
 
 if TYPE_CHECKING:
     from tierserve.pipeline import Pipeline
+    from tierserve.quality.shadow.shadow import Shadow
     from tierserve.router.router import Router
     from tierserve.server.access import Access
     from tierserve.server.body import BodyReader
@@ -175,6 +176,17 @@ def warning(share: "LargeShare") -> Part:
 def pricing(costing: "Costing") -> Part:
     """Prices, on and off too."""
     return Part(("cost",), lambda config: lambda: costing.renew(config.cost))
+
+
+def comparing(shadow: "Shadow | None") -> Part:
+    """How much is compared, where anything is; the judge stays."""
+    options = ("share", "per_hour", "max_tokens", "max_prompt_chars", "queue") if shadow is not None else ()
+
+    def prepare(config: NodeConfig) -> Apply:
+        section = config.shadow
+        return lambda: shadow.renew(section) if shadow is not None and section is not None else None
+
+    return Part(tuple(f"shadow.{option}" for option in options), prepare)
 
 
 def logging_level() -> Part:

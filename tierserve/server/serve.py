@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,12 @@ from tierserve.core import Call, Kind, Outcome, Prompt, Role
 from tierserve.errors import ConfigError, TierserveError
 from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
+from tierserve.quality.shadow.shadow import Shadow, build_shadow
 from tierserve.router.router import Router, build_router
 from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
+from tierserve.server.dashboard.window import Window
 from tierserve.server.deciding import build_decision_log
 from tierserve.server.drifting import Drifting
 from tierserve.server.exposure import check_exposure, warn_of_plain_text
@@ -42,6 +44,7 @@ from tierserve.server.notify import Manager
 from tierserve.server.reloading import (
     Reloading,
     bounding,
+    comparing,
     draining,
     entering,
     judging,
@@ -89,6 +92,8 @@ class _Node:
     inherited: bool
     manager: Manager
     decisions: DecisionLog | None
+    admission: Admission
+    shadow: Shadow | None
 
 
 def run(config: NodeConfig, path: Path) -> int:
@@ -112,9 +117,24 @@ def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.soc
     escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
     if inherited is not None:
         check_exposure(config.server, inherited.getsockname()[0])
-    decisions = build_decision_log(config, router)
+    decisions, admission = build_decision_log(config, router), Admission(tiers, config.admission)
+    shadow = build_shadow(
+        config.shadow, admission, tiers, router.embed, decisions.record_comparison if decisions else None
+    )
     listener = inherited or _listen(config.server)
-    node = _Node(config, path, router, tiers, escalator, listener, inherited is not None, manager, decisions)
+    node = _Node(
+        config,
+        path,
+        router,
+        tiers,
+        escalator,
+        listener,
+        inherited is not None,
+        manager,
+        decisions,
+        admission,
+        shadow,
+    )
     with (
         configured(config.log),
         tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
@@ -173,12 +193,15 @@ async def _until_signalled(node: _Node) -> int:
 async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
     """Returns the exit status. `end` and `reload` are set by signals."""
     config, router, tiers, decisions = node.config, node.router, node.tiers, node.decisions
+    shadow = node.shadow
     metrics = Metrics(tier.name for tier in tiers)
 
     share = LargeShare(config.router.warn_large_share)
     metrics.watch_share(share)
-    costing = Costing(config, metrics)
+    costing, window = Costing(config, metrics), Window()
     tracing = _tracing(config)
+    if shadow is not None:
+        shadow.observe = metrics.watch_shadow(shadow.counts)
     if decisions is not None:
         metrics.watch_decisions(*decisions.counts)
         decisions.start()
@@ -187,16 +210,21 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         costing.record(outcome)
         metrics.record(outcome)
         share.record(outcome)
+        window.record(outcome)
         log_outcome(outcome)
         if tracing is not None:
             tracing.record(outcome)
         if decisions is not None:
             decisions.record(outcome)
+        if shadow is not None:
+            shadow.record(outcome)
 
     keep_answers = decisions is not None and decisions.keeps_answers
-    admission = Admission(tiers, config.admission)
-    pipeline = Pipeline(router, tiers, record, node.escalator, admission=admission, keep_answers=keep_answers)
-    app = create_app(config, pipeline, router, tiers, metrics)
+    admission, draw = node.admission, shadow.draws if shadow is not None else None
+    pipeline = Pipeline(
+        router, tiers, record, node.escalator, admission=admission, keep_answers=keep_answers, draw=draw
+    )
+    app = create_app(config, pipeline, router, tiers, metrics, window)
     runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
     metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
     await runner.setup()
@@ -216,6 +244,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         routing(router),
         judging(pipeline, tiers, router),
         warning(share),
+        comparing(shadow),
         pricing(costing),
         bounding(app[BODIES], runner.connections),
         logging_level(),
@@ -232,7 +261,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
                     await site.start()
                 supervision.serve()
                 _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
-                async with reloading.running(), supervisor.watching(), drifting.watching():
+                async with reloading.running(), supervisor.watching(), drifting.watching(), _running(shadow):
                     await _first(end, supervisor.gave_up)
                 supervision.drain()
                 await _drain(app, site, reloading.current.server.drain_s)
@@ -254,6 +283,10 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
             if decisions is not None:
                 await decisions.close()
         log.info("ended")
+
+
+def _running(shadow: Shadow | None) -> AbstractAsyncContextManager[None]:
+    return shadow.running() if shadow is not None else nullcontext()
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -22,6 +22,7 @@ from tierserve.telemetry.families.drift import Drift
 from tierserve.telemetry.families.engines import Engines
 from tierserve.telemetry.families.judging import Judging
 from tierserve.telemetry.families.routing import Routing
+from tierserve.telemetry.families.shadow import Shadows
 from tierserve.telemetry.families.tiers import Tiers
 from tierserve.telemetry.families.traffic import Traffic
 from tierserve.telemetry.share import LargeShare
@@ -42,6 +43,7 @@ class Metrics:
         self._judging = Judging(self.registry)
         self._costs = Costs(self.registry, names)
         self._decisions = Decisions(self.registry)
+        self._shadows = Shadows(self.registry)
         self.drift = Drift(self.registry)
         self._admissions = Admissions(self.registry, names)
         self._engines = Engines(self.registry, names)
@@ -94,6 +96,11 @@ class Metrics:
     def watch_decisions(self, rows: Callable[[], float], dropped: Mapping[str, Callable[[], float]]) -> None:
         """Likewise for rows of the decision log, and for those that were dropped, by reason."""
         self._decisions.watch(rows, dropped)
+
+    def watch_shadow(self, counts: Mapping[str, int]) -> Callable[[float], None]:
+        """Likewise for what became of answers that were drawn to be compared; returns what takes the seconds of each
+        comparison."""
+        return self._shadows.watch(counts)
 
     def watch_queue(self, waiting: Mapping[str, Callable[[], int]], refused: Mapping[str, int]) -> None:
         """Likewise for how many wait for each tier, by its name, and how many were refused: `door`, `queue`,

@@ -78,6 +78,19 @@ class Place:
         self._admission.leave(self)
 
 
+class Loan:
+    """A slot that the node uses for itself for as long as no caller needs it; then `recall` is called, once."""
+
+    def __init__(self, admission: "Admission", role: Role, recall: Callable[[], None]) -> None:
+        self.role = role
+        self.recall: Callable[[], None] | None = recall
+        self._admission = admission
+
+    def give_back(self) -> None:
+        """When the slot is free again, recalled or not."""
+        self._admission.take_back(self)
+
+
 class Admission:
     """What is counted is all there is to a request's place: no task, no timer of its own.
 
@@ -92,6 +105,7 @@ class Admission:
         self.clock = clock
         self.refused = Counter(door=0, queue=0, displaced=0)
         self._config = config
+        self._tiers = tiers
         self._lines = {role: _Line(tiers[role], config) for role in Role}
         self._undecided = 0
         self._small_share = 1.0  # of the requests that are routed, lately
@@ -129,12 +143,32 @@ class Admission:
         """How many wait for a tier, by priority."""
         return Counter(place.order[0] for place in self._lines[role].waiting)
 
+    # --- for the node itself
+
+    def lend(self, role: Role, recall: Callable[[], None]) -> Loan | None:
+        """A slot that nobody needs, so that another one stays free; where the tiers share a device, only while nobody
+        needs anything. None where there is none. A borrower takes no caller's place: it is not waited for."""
+        line = self._lines[role]
+        if self._tiers.share_device and self._at_work or not line.can_lend:
+            return None
+        loan = Loan(self, role, recall)
+        line.lent.append(loan)
+        return loan
+
+    def take_back(self, loan: Loan) -> None:
+        line = self._lines[loan.role]
+        line.lent.remove(loan)
+        self._serve(line)
+
     # --- for places
 
     def arrive(self, place: Place) -> None:
         call = place.call
         self.check(call.caller.priority, call.forced[0] if call.forced else None, call.deadline)
         self._enter_undecided(place)
+        if self._tiers.share_device:
+            for line in self._lines.values():
+                line.recall()
 
     def queue(self, place: Place, role: Role) -> None:
         """Into the queue, or past it: then there is nothing to wait for."""
@@ -152,6 +186,7 @@ class Admission:
         if line.has_room and not line.waiting:
             self._let_in(line, place)
             return
+        line.recall()
         place.let_in = asyncio.get_running_loop().create_future()
         insort(line.waiting, place, key=lambda each: each.order)
         self._serve(line)
@@ -161,6 +196,11 @@ class Admission:
         place.stage = Stage.LEFT
 
     # ---
+
+    @property
+    def _at_work(self) -> bool:
+        """Whether there is any caller's request."""
+        return bool(self._undecided or self._waiting or any(line.holding for line in self._lines.values()))
 
     @property
     def _waiting(self) -> int:
@@ -233,6 +273,8 @@ class Admission:
     def _let_in(self, line: "_Line", place: Place) -> None:
         place.stage, place.since, place.worked_on = Stage.HOLDING, self.clock(), True
         line.holding += 1
+        if not line.keeps_one_free:
+            line.recall()
 
     def _look_again(self, line: "_Line") -> None:
         line.look_again = None
@@ -246,6 +288,7 @@ class _Line:
         self.tier = tier
         self.holding = 0
         self.waiting: list[Place] = []  # whose turn it is first
+        self.lent: list[Loan] = []
         self.look_again: asyncio.TimerHandle | None = None
         self._config = config
         self._held_s = 0.0  # how long slots are held, on average
@@ -261,12 +304,29 @@ class _Line:
 
     @property
     def _free(self) -> int | None:
-        """Slots: by what was let in, which the engine may not have seen yet, and by what the engine sees. None: any
-        number."""
+        """Slots: by what was let in, which the engine may not have seen yet, and by what the engine sees, which may be
+        full of what is lent and recalled. None: any number."""
         slots = self.tier.slots
         if slots is None or self._config is None:
             return None
-        return max(slots - self.holding, 0) if self.tier.queue.has_room else 0
+        return max(slots - self.holding, 0) if self.lent or self.tier.queue.has_room else 0
+
+    @property
+    def can_lend(self) -> bool:
+        slots = self.tier.slots
+        spare = slots is None or self.holding + len(self.lent) + 1 <= max(slots - 1, 1)
+        return spare and self.ready and not self.waiting and self.tier.queue.has_room
+
+    @property
+    def keeps_one_free(self) -> bool:
+        """Beside what callers have and what is lent."""
+        return self.tier.slots is None or self.holding + len(self.lent) < self.tier.slots
+
+    def recall(self) -> None:
+        for loan in self.lent:
+            recall, loan.recall = loan.recall, None
+            if recall is not None:
+                recall()
 
     @property
     def load(self) -> Queue | None:

@@ -44,6 +44,15 @@ class Pulse:
     gone: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """`unfinished`: requests that a tier has. `kv_used`: the part of its KV cache that they take, 0 to 1; None where
+    nobody tells."""
+
+    unfinished: int = 0
+    kv_used: float | None = None
+
+
 class Listener(Protocol):
     """Hears an answer as it is generated, before its events or its body are there.
 
@@ -75,6 +84,10 @@ class Tier(Protocol):
     @property
     def queue(self) -> Queue:
         """How busy it is. Cheap: asked for each decision."""
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """For people to see."""
 
     async def find_weights(self) -> None:
         """Make sure that there is something to load, in seconds. Raises ConfigError."""

@@ -22,11 +22,12 @@ _REMIND_S = 10
 
 
 class TierPair:
-    """`pair[Role.SMALL]`. `one_by_one`: the engines share a device, so the second must find its memory free."""
+    """`pair[Role.SMALL]`. `one_by_one`: the engines share a device, so the second must find its memory free. Whether
+    they do shows for certain once they are up: `share_device`."""
 
     def __init__(self, small: Tier, large: Tier, one_by_one: bool = False) -> None:
         self._tiers: Mapping[Role, Tier] = {Role.SMALL: small, Role.LARGE: large}
-        self._one_by_one = one_by_one
+        self.share_device = one_by_one
         self._started = False
 
     def __getitem__(self, role: Role) -> Tier:
@@ -85,7 +86,8 @@ class TierPair:
         """Start both; ready when it returns. Raises ConfigError or TierStartError, with nothing left running."""
         starts = [_reminded(tier) for tier in self]
         try:
-            if self._one_by_one or await load_beside(self._on_cpu):
+            self.share_device = self.share_device or await load_beside(self._on_cpu)
+            if self.share_device:
                 for start in starts:
                     await start
             else:
@@ -123,7 +125,7 @@ def check_tiers(config: "TiersConfig") -> list[str]:
     for role in Role:
         tier, where = config[role], f"tiers.{role}"
         if tier.remote is not None:
-            RemoteTier(tier.name, tier.remote, where)
+            RemoteTier(tier.name, tier.remote, f"{where}.remote")
             lines.append(f"  {role}: {tier.name} at {tier.remote.url}")
         else:
             args = VllmTier.arguments(tier, where)
@@ -133,7 +135,7 @@ def check_tiers(config: "TiersConfig") -> list[str]:
 
 def _build(config: "TierConfig", where: str) -> Tier:
     if config.remote is not None:
-        return RemoteTier(config.name, config.remote, where)
+        return RemoteTier(config.name, config.remote, f"{where}.remote")
     return VllmTier(config, where)
 
 

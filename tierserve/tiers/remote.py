@@ -18,7 +18,7 @@ from tierserve.errors import (
     TierStartError,
     TierUnavailable,
 )
-from tierserve.tiers.base import Listener, Reply, TierState, armed, queue_of
+from tierserve.tiers.base import Listener, Occupancy, Reply, TierState, armed, queue_of
 from tierserve.tiers.remote_ear import RemoteEar, usage_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ _LONGEST_LINE = 1 << 20
 
 
 class RemoteTier:
-    """Answers carry this tier's name and the call's id, as those of an engine here do."""
+    """Answers carry this tier's name and the call's id, as those of an engine here do. `where` is the path of its
+    section in the configuration file."""
 
     def __init__(self, name: str, config: "RemoteConfig", where: str) -> None:
         self.name = name
@@ -44,7 +45,7 @@ class RemoteTier:
         self.waiting_for = ""
         self._config = config
         self._url = config.url.rstrip("/")
-        self._key = secret(f"{where}.remote.api_key_env", config.api_key_env)
+        self._key = secret(f"{where}.api_key_env", config.api_key_env)
         self._session: aiohttp.ClientSession | None = None
         self._unfinished = 0
 
@@ -56,6 +57,11 @@ class RemoteTier:
     def queue(self) -> Queue:
         """As far as this node knows: what others send there is not counted."""
         return queue_of(self._unfinished, self.slots)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """Its requests of ours; its cache is its own affair."""
+        return Occupancy(self._unfinished)
 
     async def find_weights(self) -> None:
         pass

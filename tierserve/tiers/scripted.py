@@ -18,7 +18,7 @@ from prometheus_client import Metric
 
 from tierserve.core import Call, Heard, Kind, Queue, Usage
 from tierserve.errors import ContextOverflow, TierUnavailable
-from tierserve.tiers.base import Listener, Reply, TierState, armed, queue_of
+from tierserve.tiers.base import Listener, Occupancy, Reply, TierState, armed, queue_of
 
 Step = str | tuple[str, float] | BaseException | asyncio.Event
 
@@ -48,6 +48,10 @@ class ScriptedTier:
     @property
     def queue(self) -> Queue:
         return queue_of(self.running, self.slots)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        return Occupancy(self.running)
 
     async def find_weights(self) -> None:
         pass

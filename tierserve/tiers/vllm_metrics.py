@@ -13,11 +13,12 @@ from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, Schedule
 
 
 def stat_logger(
-    registry: CollectorRegistry, waiting: dict[int, int], stepped: Callable[[], None]
+    registry: CollectorRegistry, waiting: dict[int, int], kv_used: dict[int, float], stepped: Callable[[], None]
 ) -> type[PrometheusStatLogger]:
     """The class of stat logger to hand to AsyncLLM, which takes it in place of its global one.
 
-    After each step it also calls `stepped`, and notes how many requests each core's scheduler keeps waiting.
+    After each step it also calls `stepped`, and notes how many requests each core's scheduler keeps waiting and which
+    part of its KV cache is taken.
     """
 
     class EngineMetrics(PrometheusStatLogger):
@@ -36,5 +37,6 @@ def stat_logger(
             super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
             if scheduler_stats is not None:
                 waiting[engine_idx] = scheduler_stats.num_waiting_reqs
+                kv_used[engine_idx] = scheduler_stats.kv_cache_usage
 
     return EngineMetrics

@@ -225,7 +225,7 @@ class OpenAILayer:
     async def prewarm(self, call: Call) -> None:
         """Read the prompt into the prefix cache, at the lowest priority. Raises as `generate` does."""
         params = SamplingParams(max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
-        last = {"priority": _LAST} if self._engine.vllm_config.scheduler_config.policy == "priority" else {}
+        last = {"priority": _LAST} if self._knows_priorities else {}
         for number, prompt in enumerate(await self._rendered(call)):
             async with aclosing(self._engine.generate(prompt, params, f"prewarm-{number}-{call.id}", **last)) as read:
                 try:
@@ -252,7 +252,7 @@ class OpenAILayer:
         """See Tier.generate."""
         request = self._request(call)
         wants_usage = call.stream and request.stream_options and request.stream_options.include_usage
-        plain = self._serves_plainly and is_plain(call.kind, request)
+        plain = self._serves_plainly and is_plain(call.kind, request) and not request.priority
         if call.stream:
             request.stream_options = _with_usage(request.stream_options)
         if call.kind is Kind.CHAT:
@@ -278,7 +278,14 @@ class OpenAILayer:
 
     def _request(self, call: Call) -> Any:
         """A copy for this tier: the layer writes into its request, and another tier may need the same one."""
-        return _parsed(call).model_copy(update={"model": self._name, "request_id": call.id})
+        update: dict[str, Any] = {"model": self._name, "request_id": call.id}
+        if call.background and self._knows_priorities:
+            update["priority"] = _LAST
+        return _parsed(call).model_copy(update=update)
+
+    @property
+    def _knows_priorities(self) -> bool:
+        return bool(self._engine.vllm_config.scheduler_config.policy == "priority")
 
     async def _plainly(self, call: Call, raw: Raw, wants_usage: bool) -> Reply:
         if call.stream:

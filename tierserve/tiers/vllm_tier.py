@@ -24,7 +24,7 @@ from tierserve.errors import (
 )
 from tierserve.threads import load_beside
 from tierserve.tiers import processes
-from tierserve.tiers.base import Listener, Pulse, Reply, TierState, queue_of
+from tierserve.tiers.base import Listener, Occupancy, Pulse, Reply, TierState, queue_of
 from tierserve.tiers.vllm_child import NODE_VARIABLE
 from tierserve.weights import check_weights
 
@@ -67,6 +67,7 @@ class VllmTier:
         self._template_tokens = _NOT_MEASURED
         self._registry = CollectorRegistry()
         self._waiting: dict[int, int] = {}  # by engine core, as of its last step
+        self._kv_used: dict[int, float] = {}  # likewise, 0 to 1
         self._steps = 0
         self._rebuilt = False
         self._building: asyncio.Task[Engine] | None = None
@@ -122,6 +123,15 @@ class VllmTier:
         # No step follows when all that waited was taken back, so the last count may be of requests that are gone.
         waiting = max(beyond_batch.waiting, min(sum(self._waiting.values()), unfinished))
         return Queue(waiting, beyond_batch.has_room and not waiting)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        if self._engine is None:
+            return Occupancy()
+        unfinished = self._engine.output_processor.get_num_unfinished_requests()
+        # No step follows the last request's end, so the last figure is of when it was there.
+        used = max(self._kv_used.values(), default=0.0) if unfinished else 0.0
+        return Occupancy(unfinished, used)
 
     def pulse(self) -> Pulse:
         if self._engine is None:
@@ -246,9 +256,10 @@ class VllmTier:
         self._not_ours = processes.children()
         self._registry, steps = CollectorRegistry(), self._note_step
         self._waiting.clear()
+        self._kv_used.clear()
         if self._rebuilt:
             forget_environment()
-        build = _builder(args, self._registry, self._waiting, steps, self.name)
+        build = _builder(args, self._registry, self._waiting, self._kv_used, steps, self.name)
         building = self._building = asyncio.create_task(load_beside(build))
         try:
             engine = await asyncio.shield(building)
@@ -326,6 +337,7 @@ def _builder(
     args: "AsyncEngineArgs",
     registry: CollectorRegistry,
     waiting: dict[int, int],
+    kv_used: dict[int, float],
     stepped: Callable[[], None],
     name: str,
 ) -> "Callable[[], Engine]":
@@ -337,7 +349,7 @@ def _builder(
         from tierserve.tiers.vllm_engine import Engine
         from tierserve.tiers.vllm_metrics import stat_logger
 
-        loggers = [stat_logger(registry, waiting, stepped)]
+        loggers = [stat_logger(registry, waiting, kv_used, stepped)]
         try:
             engine: Engine = Engine.from_engine_args(
                 args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=loggers
