@@ -154,6 +154,7 @@ def _row(name: str, trial: Trial, watch: Watch) -> dict[str, Any]:
         "failed": summary["errors"] - len(refused) + summary["unfinished"],
         "p50_ms": summary["e2e_p50_ms"],
         "p99_ms": summary["e2e_p99_ms"],
+        "longest_ms": max((sample.latency_s * 1000 for sample in trial.samples if not sample.error), default=None),
         "refusal_p50_ms": _percentile_ms(refused, 0.5),
         "refusal_p99_ms": _percentile_ms(refused, 0.99),
         "large_share": summary["large_share"],
