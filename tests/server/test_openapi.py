@@ -29,6 +29,17 @@ def test_every_endpoint_is_described_and_no_other() -> None:
     assert described == served
 
 
+def test_each_parameter_is_named_once_and_a_deadline_where_it_counts() -> None:
+    taking_deadlines = set()
+    for path, item in DOCUMENT["paths"].items():
+        for operation in item.values():
+            names = [parameter.get("$ref") or parameter["name"] for parameter in operation["parameters"]]
+            assert len(names) == len(set(names)), path
+            if "#/components/parameters/x-request-timeout-s" in names:
+                taking_deadlines.add(path)
+    assert taking_deadlines == {"/v1/chat/completions", "/v1/completions"}
+
+
 def references(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [value[name] for name in value if name == "$ref"] + [

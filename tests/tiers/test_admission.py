@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.server.running import until
 from tests.test_pipeline import HARD, SIMPLE, Bench
 from tierserve.config import AdmissionConfig, EscalationConfig
-from tierserve.core import Call, Caller, Cause, Kind, Prompt, Role, Status
+from tierserve.core import Call, Caller, Cause, Doubt, Kind, Prompt, Role, Status
 from tierserve.errors import DeadlineExceeded, Overloaded, RequestError, TierUnavailable
 from tierserve.escalation.escalator import build_escalator
 from tierserve.pipeline import Answer, Pipeline
@@ -642,6 +642,75 @@ async def test_what_a_dead_tier_s_queue_held_goes_to_the_other(line: Line) -> No
     answers = await asyncio.gather(*asked)
     assert {answer.tier for answer in answers} == {"l"}
     assert {answer.decision.cause for answer in answers} == {Cause.FAILOVER}
+
+
+async def test_where_both_tiers_die_nobody_is_left_waiting(line: Line) -> None:
+    small_gate, large_gate = asyncio.Event(), asyncio.Event()
+    line.small.script = [small_gate, TierUnavailable("gone")]
+    line.large.script = [large_gate, TierUnavailable("gone")]
+    asked = [line.ask(), line.ask(HARD)]
+    await until(lambda: line.small.running == 1 and line.large.running == 1)
+    asked += [line.ask(), line.ask(HARD)]
+    await until(lambda: waiting(line) == 1 and waiting(line, LARGE) == 1)
+    line.small.state = line.large.state = TierState.FAILED
+    small_gate.set()
+    large_gate.set()
+    for end in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(end, TierUnavailable)
+    assert line.statuses == [Status.UNAVAILABLE] * 4
+
+
+async def test_who_insists_on_a_tier_that_dies_is_told_so_without_having_had_a_slot(line: Line) -> None:
+    line.small.script = [asyncio.Event(), "never"]
+    holder = line.ask()
+    await until(lambda: line.small.running == 1)
+    waits = line.ask(forced=(SMALL, Cause.MODEL))
+    await until(lambda: waiting(line) == 1)
+    line.small.state = TierState.LOADING  # being rebuilt; that of who holds the slot nobody hears yet
+    with pytest.raises(TierUnavailable):
+        await waits
+    assert not line.large.calls
+    holder.cancel()
+    await asyncio.gather(holder, return_exceptions=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tier_that_dies_while_its_answer_is_held_is_answered_for(line: Line, stream: bool) -> None:
+    line.use(EscalationConfig(hold_tokens=3))
+    gate = asyncio.Event()
+    line.small.script = [("sure", 0.99), gate, TierUnavailable("gone")]
+    asked = line.ask(stream=stream)
+    await until(lambda: line.small.running == 1)
+    line.small.state = TierState.FAILED
+    gate.set()
+    answer = await asked
+    assert (answer.tier, answer.decision.cause) == ("l", Cause.FAILOVER)
+    if answer.events is not None:
+        async with aclosing(answer.events):
+            told = b"".join([event async for event in answer.events])
+        assert b"sure" not in told and told.endswith(b"[DONE]\n\n")
+    (outcome,) = line.outcomes
+    assert outcome.judgement is not None and outcome.judgement.doubt is Doubt.FAILURE
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_escalation_that_waits_for_a_tier_that_dies_ends_with_the_doubted_answer(
+    line: Line, stream: bool
+) -> None:
+    line.use(EscalationConfig())
+    line.small.script, line.large.script = [("unsure", 0.1)], [asyncio.Event(), "never"]
+    holder = line.ask(HARD)
+    await until(lambda: line.large.running == 1)
+    escalated = line.ask(stream=stream)
+    await until(lambda: waiting(line, LARGE) == 1)
+    line.large.state = TierState.FAILED
+    answer = await escalated
+    assert (answer.tier, answer.decision.cause) == ("s", Cause.FAILOVER)
+    if answer.events is not None:
+        async with aclosing(answer.events):
+            assert b"unsure" in b"".join([event async for event in answer.events])
+    holder.cancel()
+    await asyncio.gather(holder, return_exceptions=True)
 
 
 async def test_a_deadline_before_the_first_byte_frees_the_slot(line: Line) -> None:

@@ -194,6 +194,18 @@ async def test_who_ends_the_node_need_not_wait_for_a_rebuild() -> None:
     assert room.large.state is TierState.FAILED
 
 
+async def test_in_a_node_that_ends_a_hung_engine_is_ended_too_and_not_built_again() -> None:
+    async with ward(hang_s=0.02) as room:
+        room.supervisor.drain()
+        room.small.beat = Pulse(unfinished=1, steps=7)
+        await until(lambda: room.diary)
+        room.large.state = TierState.FAILED
+        await until(lambda: len(room.diary) == 2)
+        await asyncio.sleep(0.02)
+        assert all("is torn down" in line for line in room.diary)
+    assert len(room.diary) == 2
+
+
 async def test_with_no_tier_left_for_too_long_the_node_is_to_end() -> None:
     async with ward(exit_after_s=0.05) as room:
         room.small.builds = room.large.builds = [TierStartError("no memory")]

@@ -28,7 +28,7 @@ _REFUSALS = {
     "500": "A fault of the server's.",
     "503": "Too busy, or nobody there to answer: see `retry-after`.",
 }
-_POSTED_WITH = ("x-request-id", "x-session-id", "x-request-timeout-s", "x-tierserve-tier")
+_POSTED_WITH = ("x-request-id", "x-session-id", "x-tierserve-tier")
 _ALLOWANCE = [
     f"x-ratelimit-{what}-{thing}" for thing in ("requests", "tokens") for what in ("limit", "remaining", "reset")
 ]
@@ -177,12 +177,11 @@ def _parameters(tiers: TierPair) -> dict[str, Any]:
     described: dict[str, tuple[str, Schema]] = {
         "x-request-id": ("The caller's name for the request, which the answer carries.", identifier),
         "x-session-id": ("The chat's conversation, which stays on its tier.", identifier),
-        "x-request-timeout-s": (
+        deadline.HEADER: (
             "Seconds after which nobody waits any more; the node's own limit where that is less.",
             {"type": "number", "exclusiveMinimum": 0},
         ),
         "x-tierserve-tier": ("Forces a tier.", {"enum": [*(tier.name for tier in tiers), *Role]}),
-        deadline.HEADER: ("How long the answer may take, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
     }
     return {
         name: {"name": name, "in": "header", "required": False, "description": description, "schema": schema}

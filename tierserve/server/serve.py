@@ -60,6 +60,7 @@ from tierserve.telemetry.decisions.log import DecisionLog
 from tierserve.telemetry.logs import configured, log_outcome
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.share import LargeShare
+from tierserve.tiers import processes
 from tierserve.tiers.admission import Admission
 from tierserve.tiers.pair import TierPair, build_tiers
 from tierserve.tiers.supervisor import Supervisor
@@ -263,10 +264,12 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
                     await site.start()
                 supervision.serve()
                 _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
-                async with reloading.running(), supervisor.watching(), drifting.watching(), _running(shadow):
-                    await _first(end, supervisor.gave_up)
-                supervision.drain()
-                await _drain(app, site, reloading.current.server.drain_s)
+                async with supervisor.watching():
+                    async with reloading.running(), drifting.watching(), _running(shadow):
+                        await _first(end, supervisor.gave_up)
+                    supervision.drain()
+                    supervisor.drain()
+                    await _drain(app, site, reloading.current.server.drain_s)
             supervision.end()
         return _NO_TIER_LEFT if supervisor.gave_up.is_set() else 0
     finally:
@@ -421,20 +424,9 @@ def _has_terminal() -> bool:
 
 def _end_children() -> None:
     """The engines end with their tiers; whatever is left, after a start that was broken off, is ended here."""
-    children = [child for child in psutil.Process().children(recursive=True) if not _is_resource_tracker(child)]
-    _, left = psutil.wait_procs(children, timeout=0 if _loading_threads() else _CHILDREN_S)
-    for child in left:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(left, timeout=_CHILDREN_S)
-
-
-def _is_resource_tracker(process: psutil.Process) -> bool:
-    """multiprocessing's own helper: it removes shared memory that engines left, and then ends by itself."""
-    try:
-        return any("resource_tracker" in part for part in process.cmdline())
-    except psutil.Error:
-        return True
+    timeout = 0 if _loading_threads() else _CHILDREN_S
+    _, left = psutil.wait_procs(processes.children(), timeout=timeout)
+    processes.end(left, _CHILDREN_S)
 
 
 def _loading_threads() -> list[threading.Thread]:

@@ -94,7 +94,8 @@ class Tracing:
     async def close(self) -> None:
         """Send what is left, if that takes no more than two seconds."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(load_beside(self._provider.shutdown), _LAST_S)
+            async with asyncio.timeout(_LAST_S):
+                await load_beside(self._provider.shutdown)
 
 
 class _Ids(RandomIdGenerator):

@@ -91,6 +91,8 @@ class Supervisor:
         self._clock = clock
         self._tick_s = tick_s
         self._one_at_a_time = asyncio.Lock()
+        self._may_build = asyncio.Event()
+        self._may_build.set()
         self._restarts: dict[tuple[str, str], int] = {(tier.name, reason): 0 for tier in tiers for reason in Reason}
         self._down_s = {tier.name: 0.0 for tier in tiers}
         self._down_since: dict[str, float] = {}
@@ -106,6 +108,10 @@ class Supervisor:
         """Seconds in which a tier that had been ready could not answer, until now."""
         since = self._down_since.get(tier)
         return self._down_s[tier] + (0.0 if since is None else self._clock() - since)
+
+    def drain(self) -> None:
+        """From now on an engine that dies or hangs is ended, so that its callers are told, and not built again."""
+        self._may_build.clear()
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -169,6 +175,7 @@ class Supervisor:
         for number in itertools.count(1):
             await tier.tear_down(f"its engine to be rebuilt after it {reason}, try {number}")
             await asyncio.sleep(self._delay_s(tries))
+            await self._may_build.wait()
             tries += 1
             async with self._one_at_a_time:
                 try:

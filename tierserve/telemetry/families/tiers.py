@@ -41,7 +41,12 @@ class Tiers:
             registry=registry,
         )
         self._ready = Gauge("tierserve_tier_ready", "Whether a tier can answer.", ["tier"], registry=registry)
-        self._waiting = Gauge("tierserve_tier_waiting", "Requests in a tier's queue.", ["tier"], registry=registry)
+        self._waiting = Gauge(
+            "tierserve_tier_waiting",
+            "Requests that wait for a tier, in the node's queue and in the tier's own.",
+            ["tier"],
+            registry=registry,
+        )
         for tier in tiers:
             self._ready.labels(tier)
             self._waiting.labels(tier)
