@@ -302,3 +302,11 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile(values, 0.5) == 51
     assert percentile(values, 0.99) == 100
     assert percentile([7.0], 0.99) == 7
+
+
+def test_log_overhead() -> None:
+    report = run("log_overhead.py")
+    (target,) = report["targets"]
+    assert target["name"] == "loop_us_per_request"
+    assert target["value"] == max(row["wall_us"] for row in report["results"]) > 0
+    assert all(row["requests"] > 0 for row in report["results"])

@@ -8,6 +8,8 @@
     tierserve distill --prompts FILE --out HEAD       fit what the assessor says of prompts into a head
     tierserve evaluate --data FILES                   how well scorers spend the large model's calls
     tierserve key --name NAME                         make a bearer key, and its entry for server.keys
+    tierserve log tail|show ID|export                 what was decided for each request
+    tierserve report --since 30d                      traffic, saving and latency, from the decision log
     tierserve schema                                  JSON Schema of the file, for editors
     tierserve reference                               every option and metric, as Markdown
 
@@ -18,7 +20,9 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from tierserve.config import RouterConfig
 
 _USAGE_ERROR = 2
+_FOLLOW_S = 0.5  # between two looks of `log tail -f`
 # Of a key's entry, what `tierserve key` is told.
 _ENTRY = ("name", "requests_per_minute", "tokens_per_minute", "concurrency", "tiers", "priority", "admin")
 
@@ -96,7 +101,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_distill(with_config(command("distill", _distill, "fit what the assessor says of prompts into a head")))
     _add_evaluate(with_config(command("evaluate", _evaluate, "measure on outcome files how well scorers route")))
+    _add_log(command("log", _log_tail, "read the decision log"), with_config)
+    _add_report(with_config(command("report", _report, "report from the decision log: traffic, saving, latency")))
     return parser
+
+
+def _add_log(
+    parser: argparse.ArgumentParser, with_config: Callable[[argparse.ArgumentParser], argparse.ArgumentParser]
+) -> None:
+    readings = parser.add_subparsers(metavar="tail|show|export", required=True)
+
+    def reading(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        sub = with_config(readings.add_parser(name, help=help, description=help))
+        sub.set_defaults(command=run, parser=sub)
+        sub.add_argument("--file", type=Path, metavar="LOG", help="the log; default: the configuration's")
+        return sub
+
+    tail = reading("tail", _log_tail, "print the latest decisions, a line each")
+    tail.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many; default: 20")
+    tail.add_argument("-f", "--follow", action="store_true", help="go on with what is decided from now on")
+    show = reading("show", _log_show, "print all that is known of one request")
+    show.add_argument("id", help="the answer's x-request-id")
+    show.add_argument("--json", action="store_true", help="a JSON object for each row on standard output")
+    export = reading("export", _log_export, "write decisions to a file for other programs")
+    export.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")
+    export.add_argument("--out", type=Path, metavar="FILE", help="default: standard output, for jsonl")
+    _add_range(export, "all")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--file", type=Path, metavar="LOG", help="the decision log; default: the configuration's")
+    parser.add_argument("--key", metavar="NAME", help="of this key alone")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts, too")
+    _add_range(parser, "30d")
+
+
+def _add_range(parser: argparse.ArgumentParser, since: str) -> None:
+    parser.add_argument(
+        "--since", default=None if since == "all" else since, help=f"30d, 12h or a date; default: {since}"
+    )
+    parser.add_argument("--until", help="likewise; default: now")
 
 
 def _add_key(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +178,9 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="outcome files of everyday prompts; the head keeps their texts, to explain",
+    )
+    parser.add_argument(
+        "--log", type=Path, metavar="LOG", help="instead of --data: a decision log with text and shadow comparisons"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the head or calibration goes")
     parser.add_argument(
@@ -245,7 +293,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate_confidence(arguments: argparse.Namespace) -> int:
-    if not arguments.data or arguments.traffic:
+    if not arguments.data or arguments.traffic or arguments.log is not None:
         arguments.parser.error("name files of judged answers: --data")
     from tierserve.quality.confidences import calibrate_confidence, read_judged
 
@@ -259,15 +307,19 @@ def _calibrate_confidence(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate_head(arguments: argparse.Namespace) -> int:
-    if not arguments.data and not arguments.traffic:
-        arguments.parser.error("name outcome files: --data, --traffic or both")
+    if not arguments.data and not arguments.traffic and arguments.log is None:
+        arguments.parser.error("name outcome files, --data, --traffic or both, or a decision log, --log")
+    if arguments.data and arguments.log is not None:
+        arguments.parser.error("--data and --log are two sources of the same: name one")
     from tierserve.quality.calibrate import calibrate
     from tierserve.quality.fit import KINDS
+    from tierserve.quality.logged import read_logged
     from tierserve.quality.outcomes import read_outcomes
     from tierserve.router.embedding.encoder import load_encoder
 
     _check_out(arguments.out)
     data, traffic = (read_outcomes(files) if files else None for files in (arguments.data, arguments.traffic))
+    data = data if arguments.log is None else read_logged(arguments.log)
     encoder = load_encoder(_router_config(arguments).encoder)
     kinds = KINDS if arguments.kind == "auto" else (arguments.kind,)
     head, report = calibrate(encoder, data, traffic, kinds, arguments.large_share)
@@ -336,6 +388,112 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         evaluation.plot(arguments.plot, scores, outcomes)
     return 0
+
+
+def _log_tail(arguments: argparse.Namespace) -> int:
+    from tierserve.telemetry.decisions.printing import HEAD, line
+    from tierserve.telemetry.decisions.reading import reading
+
+    if arguments.lines < 0:
+        arguments.parser.error("--lines can't be negative")
+    with reading(_log_file(arguments)) as decisions:
+        rows = decisions.last(max(arguments.lines, 1))
+        print(HEAD)
+        for row in rows[max(0, len(rows) - arguments.lines) :] if arguments.lines else ():
+            print(line(row))
+        latest = rows[-1]["seq"] if rows else 0
+        with suppress(KeyboardInterrupt):
+            while arguments.follow:
+                sys.stdout.flush()
+                time.sleep(_FOLLOW_S)
+                for row in decisions.after(latest):
+                    print(line(row))
+                    latest = row["seq"]
+    return 0
+
+
+def _log_show(arguments: argparse.Namespace) -> int:
+    from tierserve.telemetry.decisions.printing import as_json, whole
+    from tierserve.telemetry.decisions.reading import reading
+
+    with reading(_log_file(arguments)) as decisions:
+        rows, pairs = decisions.find(arguments.id), decisions.comparisons_of(arguments.id)
+    if not rows:
+        print(f"tierserve: no request {arguments.id!r} in the log", file=sys.stderr)
+        return 1
+    for row in rows:
+        print(as_json(row) if arguments.json else "\n".join(whole(row, pairs)))
+    return 0
+
+
+def _log_export(arguments: argparse.Namespace) -> int:
+    from tierserve.telemetry.decisions.export import write_lines, write_parquet
+    from tierserve.telemetry.decisions.reading import reading
+
+    since, until = _range(arguments)
+    if arguments.format == "parquet" and arguments.out is None:
+        arguments.parser.error("--format parquet needs --out FILE")
+    if arguments.out is not None:
+        _check_out(arguments.out)
+    with reading(_log_file(arguments)) as decisions:
+        rows = decisions.between(since, until)
+        if arguments.format == "parquet":
+            count = write_parquet(rows, arguments.out)
+        elif arguments.out is None:
+            write_lines(rows, sys.stdout)
+            return 0
+        else:
+            with arguments.out.open("w", encoding="utf-8") as out:
+                count = write_lines(rows, out)
+    print(f"{arguments.out}: {count} decisions", file=sys.stderr)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from tierserve.quality.report.figures import COLUMNS, figures
+    from tierserve.quality.report.page import page
+    from tierserve.quality.report.tables import as_text
+    from tierserve.telemetry.decisions.reading import reading
+
+    since, until = _range(arguments)
+    if arguments.html is not None:
+        _check_out(arguments.html)
+    with reading(_log_file(arguments)) as decisions:
+        report = figures(decisions.between(since, until, arguments.key, COLUMNS), since, until, arguments.key)
+    if arguments.html is not None:
+        arguments.html.write_text(page(report), encoding="utf-8")
+        print(f"{arguments.html}: written", file=sys.stderr)
+    print(json.dumps(report.as_json()) if arguments.json else as_text(report))
+    return 0
+
+
+def _log_file(arguments: argparse.Namespace) -> Path:
+    """The decision log that was named, or the configuration's."""
+    if arguments.file is not None:
+        return Path(arguments.file)
+    if arguments.config is None:
+        arguments.parser.error("name the log: --file LOG, or the node's --config FILE")
+    from tierserve.config import load
+
+    decisions = load(arguments.config).decisions
+    if decisions is None:
+        raise ConfigError("decisions", "no decision log is configured", "set decisions.path")
+    return Path(decisions.path)
+
+
+def _range(arguments: argparse.Namespace) -> tuple[float, float]:
+    """Seconds since 1970."""
+    from tierserve.telemetry.decisions.moments import moment
+
+    now = time.time()
+    try:
+        since = moment(arguments.since, now) if arguments.since else 0.0
+        until = moment(arguments.until, now) if arguments.until else now
+    except ValueError as error:
+        arguments.parser.error(str(error))
+    if since >= until:
+        arguments.parser.error("--since must lie before --until")
+    return since, until
 
 
 def _router_config(arguments: argparse.Namespace) -> "RouterConfig":

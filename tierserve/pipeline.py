@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from tierserve.core import Call, Cause, Decision, Judgement, Outcome, Role, Sent, Status, Usage
-from tierserve.deadline import in_time, next_in_time
+from tierserve.deadline import Patience, in_time
 from tierserve.errors import ContextOverflow, DeadlineExceeded, Refused, RequestError, TierBusy, TierUnavailable
 from tierserve.escalation.escalator import Doubted, Escalator
 from tierserve.router.router import Router
@@ -106,6 +106,7 @@ class Pipeline:
         try:
             await place.room(decision.role)
             if judgement is not None and self.escalator is not None:
+                judgement.queue_s = place.queue_s
                 return await self.escalator.answer(call, decision, judgement)
             return decision, await first.generate(call)
         except (Doubted, TierUnavailable, ContextOverflow) as error:
@@ -158,9 +159,9 @@ class Pipeline:
         assert reply.events is not None
         status, sent = Status.CANCELLED, outcome.sent  # cancelled is what it is when nobody reads to the end
         try:
-            async with aclosing(reply.events):
+            async with aclosing(reply.events), Patience(outcome.call.deadline) as patience:
                 yield b""
-                while (event := await next_in_time(reply.events, outcome.call.deadline)) is not None:
+                while (event := await patience.next(reply.events)) is not None:
                     if sent is not None:
                         sent.add(event)
                     yield event

@@ -19,7 +19,8 @@ from tierserve.lab.tasks import mix
 Config = dict[str, Any]
 _LONGEST = 96  # tokens: longer than any right answer of the lab
 _FIXED = 16  # tokens of each answer where there are no weights
-_KV_BYTES = 512 << 20  # holds one prompt of the dummies' context, and their 16 requests at once
+_CONTEXT = 2048  # tokens of the dummies'
+_KV_BYTES = 512 << 20  # holds one prompt of that context in float32, and their 16 requests at once
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def dummy_cpu(folder: Path, prompts: Path | None, length_key: str) -> Pair:
         "tiers": {
             size: {
                 "name": f"dummy-{size}",
-                "engine": engine(size, folder) | {"kv_cache_memory_bytes": _KV_BYTES},
+                "engine": engine(size, folder) | {"kv_cache_memory_bytes": _KV_BYTES, "max_model_len": _CONTEXT},
             }
             for size in ("small", "large")
         },

@@ -14,3 +14,11 @@ def test_a_backlog_that_grows_is_seen_though_nobody_has_waited_long(capacity: fl
         sample = Sample(due_s, due_s, end_s=0.5 + max(due_s, index / capacity))
         (trial.samples if due_s >= 2 else trial.warm_up).append(sample)
     assert keeps_up(trial) is expected
+
+
+def test_of_few_answers_some_may_be_out_of_step() -> None:
+    trial = Trial(Endpoint("http://host", "m"), Open(1, poisson=False), 0, start_s=4, end_s=20)
+    for due_s in range(20):
+        sample = Sample(due_s, due_s, end_s=4.0 * (due_s // 4) + 7)  # in batches of four
+        (trial.samples if due_s >= 4 else trial.warm_up).append(sample)
+    assert keeps_up(trial)

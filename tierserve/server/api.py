@@ -31,6 +31,7 @@ from tierserve.server.reading import AUTO, check_id, known_role, read_call
 from tierserve.server.refusal import CUT_OFF_MESSAGE, cut_off_events, deadline_events, fault, fault_events, refusal
 from tierserve.telemetry.metrics import Metrics
 from tierserve.telemetry.trace_context import begin
+from tierserve.tiers.admission import Admission
 from tierserve.tiers.base import Tier, TierState
 from tierserve.tiers.pair import TierPair
 
@@ -75,6 +76,9 @@ def create_app(
         tier = tiers[role]
         metrics.watch_tier(tier.name, partial(_is_ready, tier), partial(_waiting, pipeline, role))
     metrics.watch_router(lambda: router.threshold, lambda: router.cache_hits, lambda: router.cache_misses)
+    admission = pipeline.admission
+    waiting = {tiers[role].name: partial(_queued, admission, role) for role in Role}
+    metrics.watch_queue(waiting, admission.refused)
     metrics.watch_keys(lambda: app[ACCESS].names)
     router.assessments.observe = metrics.watch_assessments(router.assessments.counts)
     app.add_routes(routes)
@@ -287,6 +291,10 @@ def _waiting(pipeline: Pipeline, role: Role) -> int:
     """Before the tier and in it. None can be said of one that is away."""
     queue = pipeline.admission.load()[role]
     return queue.waiting if queue else 0
+
+
+def _queued(admission: Admission, role: Role) -> int:
+    return sum(admission.waiting(role).values())
 
 
 def _cards(request: web.Request) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ _HOUR_S: Final = 3600
 _BUCKET_S: Final = 60
 # Below so many requests a share is chance: of 100 with a true share of 15 %, 30 on the large tier is four sigma off.
 _LEAST_REQUESTS: Final = 100
-_NO_CHOICE: Final = (Cause.MODEL, Cause.HEADER, Cause.KEY)
+NO_CHOICE: Final = (Cause.MODEL, Cause.HEADER, Cause.KEY)
 # Once said, it is said again only after the share was back at this part of the limit.
 _ALL_CLEAR: Final = 0.9
 
@@ -52,7 +52,7 @@ class LargeShare:
 
     def record(self, outcome: Outcome) -> None:
         decision = outcome.decision
-        if outcome.tier is None or decision is None or decision.cause in _NO_CHOICE:
+        if outcome.tier is None or decision is None or decision.cause in NO_CHOICE:
             return
         minute = int(self._clock() // _BUCKET_S)
         if not self._buckets or self._buckets[-1][0] != minute:

@@ -88,6 +88,11 @@ class DecisionLog:
         return self._writer.dropped[reason]
 
     @property
+    def lost(self) -> int:
+        """Likewise, whatever the reason."""
+        return sum(map(self.dropped, REASONS))
+
+    @property
     def counts(self) -> tuple[Callable[[], float], dict[str, Callable[[], float]]]:
         """For metrics: rows written, and those dropped by reason."""
         return lambda: self.rows, {reason: partial(self.dropped, reason) for reason in REASONS}
