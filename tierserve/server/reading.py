@@ -57,6 +57,13 @@ def read_call(
     return Call(request_id, kind, body, prompts, bool(stream), forced, parsed, conversation, caller)
 
 
+def known_role(header: str | None, tiers: TierPair, caller: Caller) -> Role | None:
+    """The tier that a request is for whatever its body says; None: that, or the router, has to tell."""
+    if header is not None:
+        return tiers.role_of(header)
+    return next(iter(caller.tiers)) if len(caller.tiers) == 1 else None
+
+
 def check_id(header: str, value: str) -> str:
     """The value of a header by which callers name something of theirs."""
     if not _ID.fullmatch(value):

@@ -43,6 +43,7 @@ from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
 from tierserve.server.reloading import (
     Reloading,
+    admitting,
     bounding,
     comparing,
     draining,
@@ -246,6 +247,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         warning(share),
         comparing(shadow),
         pricing(costing),
+        admitting(admission),
         bounding(app[BODIES], runner.connections),
         logging_level(),
         draining(),
