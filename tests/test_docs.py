@@ -13,6 +13,7 @@ from tierserve.server.dashboard.pages import PAGE
 from tierserve.server.refusal import PATHS
 
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / page for page in ("README.md", "configs/OPERATIONS.md", "configs/README.md", "systemd/README.md")]
 
 
 def test_the_first_screen_is_two_commands_a_curl_and_the_sdk() -> None:
@@ -48,9 +49,19 @@ def test_the_tree_names_every_room_and_module() -> None:
         assert (f"{path.name}/" if path.is_dir() else path.name) in tree, path.name
 
 
-def test_links_lead_to_files() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if heading:
+            assert heading in _anchors(file), f"{target}#{heading}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """As they are made of headings where such pages are shown."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_example_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +71,8 @@ def test_the_example_configuration_is_one(tmp_path: Path, monkeypatch: pytest.Mo
     config = load(tmp_path / "node.yaml")
     assert config.tiers.large.remote is not None
     assert config.router.threshold == 4.0
+
+
+def test_no_merge_left_its_marks() -> None:
+    for page in PAGES:
+        assert not [line for line in page.read_text().splitlines() if line.startswith(("<<<<<<< ", ">>>>>>> "))], page
