@@ -57,6 +57,12 @@ def read_call(
     return Call(request_id, kind, body, prompts, bool(stream), forced, parsed, conversation, caller)
 
 
+def known_role(forced_tier: str | None, tiers: TierPair, caller: Caller) -> Role | None:
+    """The tier that a request can only go to, where that shows before its body is read."""
+    named = tiers.role_of(forced_tier) if forced_tier is not None else None
+    return named or _only_role(caller)
+
+
 def check_id(header: str, value: str) -> str:
     """The value of a header by which callers name something of theirs."""
     if not _ID.fullmatch(value):
@@ -71,7 +77,12 @@ def _forced(model: Any, header: str | None, tiers: TierPair, caller: Caller) -> 
         if named[0] not in caller.tiers:
             raise Forbidden(f"the key {caller.key} may not have {tiers[named[0]].name}: ask for `{AUTO}`")
         return named
-    return (next(iter(caller.tiers)), Cause.KEY) if len(caller.tiers) == 1 else None
+    only = _only_role(caller)
+    return (only, Cause.KEY) if only is not None else None
+
+
+def _only_role(caller: Caller) -> Role | None:
+    return next(iter(caller.tiers)) if len(caller.tiers) == 1 else None
 
 
 def _named(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Cause] | None:
