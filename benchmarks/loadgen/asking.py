@@ -29,6 +29,7 @@ class Sample:
     model: str = ""
     escalated: bool | None = None  # None: the server does not say
     error: str = ""
+    retry_after: str = ""  # the header of a refusal
 
     @property
     def latency_s(self) -> float:
@@ -78,6 +79,8 @@ async def ask(
     try:
         async with session.post(address, data=body, headers=headers) as response:
             if response.status != 200:
+                sample.retry_after = response.headers.get("retry-after", "")
+                await response.read()  # or the connection could not be kept
                 raise _Failed(f"http {response.status}")
             if escalated := response.headers.get("x-tierserve-escalated"):
                 sample.escalated = escalated == "true"

@@ -12,12 +12,13 @@ WORDS = 5  # of every whole answer
 
 
 class Server:
-    """`pause` is asked before each answer; `bodies` and `headers` are what came in."""
+    """`pause` is asked before each answer; `bodies` and `headers` are what came in, `ports` where from."""
 
     def __init__(self) -> None:
         self.url = ""
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[Any] = []
+        self.ports: set[int] = set()
         self.running = self.most_running = 0
 
     async def pause(self) -> None:
@@ -27,6 +28,7 @@ class Server:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append(request.headers)
+        self.ports.add(request.get_extra_info("peername")[1])
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -39,6 +41,8 @@ class Server:
         model = body["model"]
         if model == "absent":
             return web.json_response({"error": {"message": "there is no such model"}}, status=404)
+        if model == "full":
+            return web.json_response({"error": {"message": "come again"}}, status=503, headers={"retry-after": "3"})
         if model == "gone":
             assert request.transport is not None
             request.transport.abort()

@@ -87,6 +87,15 @@ async def test_each_failure_has_a_name(server: Server, model: str, stream: bool,
     assert sample.end_s >= sample.sent_s
 
 
+async def test_a_refusal_says_when_to_come_again_and_keeps_the_connection(server: Server) -> None:
+    address = yarl.URL(f"{server.url}/v1/chat/completions")
+    async with session(30) as client:
+        for _ in range(3):
+            sample = await ask(client, address, b'{"model": "full"}', {}, time.perf_counter())
+            assert (sample.error, sample.retry_after) == ("http 503", "3")
+    assert len(server.ports) == 1
+
+
 async def test_an_answer_that_does_not_come_in_time(server: Server) -> None:
     async def pause() -> None:
 

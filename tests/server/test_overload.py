@@ -35,12 +35,14 @@ async def test_over_the_bound_a_caller_is_refused_without_being_read() -> None:
         assert (await api.exchange(request(chat(SIMPLE)))).status == 200
 
 
-async def test_who_names_the_other_tier_in_a_header_is_not_refused_for_this_one_s_queue() -> None:
+async def test_who_names_the_other_tier_in_a_header_is_not_refused_for_this_one() -> None:
     async with surface(FULL) as api:
         asked = await fill(api)
-        answer = await api.exchange(request(chat(SIMPLE), "/v1/chat/completions", "x-tierserve-tier: large"))
+        path, header = "/v1/chat/completions", "x-tierserve-tier: large"
+        answer = await api.exchange(request(chat(SIMPLE), path, header))
         assert (answer.status, answer.headers["x-tierserve-tier"]) == (200, "l")
-        assert (await api.exchange(request(chat(SIMPLE)))).status == 503
+        # Who names it in the body is, with everybody whose body was not read.
+        assert (await api.exchange(request(chat(SIMPLE, model="l")))).status == 503
         for task in asked:
             task.cancel()
 

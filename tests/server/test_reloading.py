@@ -21,6 +21,7 @@ from tierserve.server.notify import Manager
 from tierserve.server.reloading import (
     Part,
     Reloading,
+    admitting,
     bounding,
     differences,
     draining,
@@ -54,6 +55,7 @@ class Node(Bench):
         self.bodies = BodyReader(config.server)
         self.connections = Connections(config.server, lambda status: None)
         self.parts = [
+            admitting(self.pipeline.admission),
             bounding(self.bodies, self.connections),
             routing(self.router),
             judging(self.pipeline, self.tiers, self.router),
@@ -269,6 +271,17 @@ async def test_bounds_on_requests_follow_but_for_what_stands_for_good(
     assert node.connections.bounds.write_s == 5
     assert "server.max_body_mb, server.limits.messages, server.write_s" in caplog.text
     assert "server.limits.headers can't change" in caplog.text
+
+
+async def test_admission_follows_off_too(make: Any) -> None:
+    node = await make(admission="off")
+    assert node.pipeline.admission.longest_s is None
+    assert await node.reload(admission={"deadline_s": 5})
+    assert node.pipeline.admission.longest_s == 5
+    assert not await node.reload(admission={"queue_share": 0})
+    assert node.pipeline.admission.longest_s == 5
+    assert await node.reload(admission="off")
+    assert node.pipeline.admission.longest_s is None
 
 
 async def test_the_service_manager_hears_each_reload_begin_and_end(make: Any) -> None:

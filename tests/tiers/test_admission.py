@@ -130,6 +130,24 @@ async def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_again() ->
     assert gate.admission.refused == {"door": 2, "queue": 0, "displaced": 0}
 
 
+async def test_bounds_can_change_and_those_who_wait_stay() -> None:
+    gate = Gate(slots=1, queue_share=1)
+    holding, waiting = (await gate.ask())[0], (await gate.ask())[0]
+    gate.admission.renew(AdmissionConfig(queue_share=2))
+    third = (await gate.ask())[0]
+    gate.admission.renew(AdmissionConfig(queue_share=1))
+    with pytest.raises(Overloaded):
+        gate.arrive()
+    assert [place.stage for place in (holding, waiting, third)] == [Stage.HOLDING, Stage.WAITING, Stage.WAITING]
+    gate.admission.renew(None)
+    assert [place.stage for place in (waiting, third)] == [Stage.HOLDING] * 2
+    gate.arrive()
+    for place in (holding, waiting, third):
+        place.leave()
+    gate.admission.renew(AdmissionConfig(queue_share=1))
+    assert (await gate.ask())[0].stage is Stage.HOLDING, "what was held without bounds was counted"
+
+
 async def test_those_that_are_being_routed_count() -> None:
     gate = Gate(slots=2, queue_share=0.5)
     for _ in range(3):

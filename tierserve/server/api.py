@@ -51,10 +51,10 @@ CUT_OFF = web.AppKey("cut_off", asyncio.Event)
 # The tasks that are reading or answering a request.
 IN_FLIGHT = web.AppKey("in_flight", set[asyncio.Task[object] | None])
 
+TIER_HEADER = "x-tierserve-tier"
 REQUEST_ID = web.RequestKey("request_id", str)
 
 _JSON = "application/json"
-_TIER_HEADER = "x-tierserve-tier"
 _STARTED = int(time.time())
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -171,8 +171,9 @@ async def _generate(request: web.Request, kind: Kind) -> web.StreamResponse:
 async def _answer(request: web.Request, kind: Kind) -> web.StreamResponse:
     arrived, pipeline, ticket = time.monotonic(), request.app[PIPELINE], request[TICKET]
     deadline = deadline_of(arrived, request.headers.get(DEADLINE_HEADER), pipeline.admission.longest_s)
-    role = known_role(request.headers.get(_TIER_HEADER), request.app[TIERS], ticket.caller)
-    pipeline.admission.check(ticket.caller.priority, role)  # here refusing costs least: before the body is read
+    role = known_role(request.headers.get(TIER_HEADER), request.app[TIERS], ticket.caller)
+    # Here, where refusing costs least: before the body is read.
+    pipeline.admission.check(ticket.caller.priority, role, deadline)
     call = _read_call(request, kind, await request.app[BODIES].read(request))
     ticket.charge(estimate(call.body, request.content.total_bytes))
     answer = await pipeline.answer(replace(call, deadline=deadline))
@@ -210,7 +211,7 @@ async def _stream(request: web.Request, answer: Answer, headers: dict[str, str])
 
 
 def _read_call(request: web.Request, kind: Kind, body: dict[str, object]) -> Call:
-    forced, session_id = request.headers.get(_TIER_HEADER), request.headers.get("x-session-id")
+    forced, session_id = request.headers.get(TIER_HEADER), request.headers.get("x-session-id")
     if session_id is not None:
         check_id("x-session-id", session_id)
     caller = request[TICKET].caller
@@ -227,7 +228,7 @@ def _trace(request: web.Request) -> Trace | None:
 def _headers(tier: str, decision: Decision, judgement: Judgement | None = None) -> dict[str, str]:
     confidence = judgement.confidence if judgement else None
     return {
-        _TIER_HEADER: tier,
+        TIER_HEADER: tier,
         "x-tierserve-score": "none" if decision.score is None else f"{decision.score:.3f}",
         "x-tierserve-cause": decision.cause,
         "x-tierserve-confidence": "none" if confidence is None else f"{confidence:.4f}",

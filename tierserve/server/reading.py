@@ -57,10 +57,11 @@ def read_call(
     return Call(request_id, kind, body, prompts, bool(stream), forced, parsed, conversation, caller)
 
 
-def known_role(forced_tier: str | None, tiers: TierPair, caller: Caller) -> Role | None:
-    """The tier that a request can only go to, where that shows before its body is read."""
-    named = tiers.role_of(forced_tier) if forced_tier is not None else None
-    return named or _only_role(caller)
+def known_role(header: str | None, tiers: TierPair, caller: Caller) -> Role | None:
+    """The tier that a request is for whatever its body says; None: that, or the router, has to tell."""
+    if header is not None:
+        return tiers.role_of(header)
+    return _only_role(caller)
 
 
 def check_id(header: str, value: str) -> str:
@@ -78,7 +79,7 @@ def _forced(model: Any, header: str | None, tiers: TierPair, caller: Caller) -> 
             raise Forbidden(f"the key {caller.key} may not have {tiers[named[0]].name}: ask for `{AUTO}`")
         return named
     only = _only_role(caller)
-    return (only, Cause.KEY) if only is not None else None
+    return None if only is None else (only, Cause.KEY)
 
 
 def _only_role(caller: Caller) -> Role | None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tierserve.server.costing import Costing
     from tierserve.server.notify import Manager
     from tierserve.telemetry.share import LargeShare
+    from tierserve.tiers.admission import Admission
     from tierserve.tiers.pair import TierPair
 
 log = logging.getLogger(__name__)
@@ -196,6 +197,11 @@ def bounding(bodies: "BodyReader", connections: "Connections") -> Part:
         return apply
 
     return Part(tuple(f"server.{option}" for option in options), prepare)
+
+
+def admitting(admission: "Admission") -> Part:
+    """All of admission, on and off too; who waits stays in the queue."""
+    return Part(("admission",), lambda config: lambda: admission.renew(config.admission))
 
 
 def draining() -> Part:

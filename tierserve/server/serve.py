@@ -40,6 +40,7 @@ from tierserve.server.inherited import inherited_listener
 from tierserve.server.notify import Manager
 from tierserve.server.reloading import (
     Reloading,
+    admitting,
     bounding,
     draining,
     entering,
@@ -217,6 +218,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         judging(pipeline, tiers, router),
         warning(share),
         pricing(costing),
+        admitting(admission),
         bounding(app[BODIES], runner.connections),
         logging_level(),
         draining(),

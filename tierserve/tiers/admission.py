@@ -102,12 +102,21 @@ class Admission:
         """That any request may take; None: there is no limit."""
         return self._config.deadline_s if self._config else None
 
+    def renew(self, config: "AdmissionConfig | None") -> None:
+        """Other bounds from now on. Who is in the queue stays; without a configuration all of them are let in."""
+        self._config = config
+        for line in self._lines.values():
+            line.config = config
+            self._serve(line)
+
     def place(self, call: Call) -> Place:
         return Place(self, call, next(self._numbers))
 
     def check(self, priority: int = 0, role: Role | None = None, deadline: float | None = None) -> None:
-        """Whether one more request is taken on, asked before anything is spent on it. Without a role, which is the case
-        before it is routed, by the tier that most are routed to.
+        """Whether one more request is taken on, asked before anything is spent on it. Without a role, where only its
+        body or the router will tell, by the tier that most are routed to: when that one is full, so many are let past
+        as it answers, and of each kind the same part. To route all of them, for the few that are for the other tier,
+        would cost more the more the node is asked.
 
         Raises Overloaded.
         """
@@ -244,10 +253,10 @@ class _Line:
 
     def __init__(self, tier: Tier, config: "AdmissionConfig | None") -> None:
         self.tier = tier
+        self.config = config
         self.holding = 0
         self.waiting: list[Place] = []  # whose turn it is first
         self.look_again: asyncio.TimerHandle | None = None
-        self._config = config
         self._held_s = 0.0  # how long slots are held, on average
 
     @property
@@ -264,7 +273,7 @@ class _Line:
         """Slots: by what was let in, which the engine may not have seen yet, and by what the engine sees. None: any
         number."""
         slots = self.tier.slots
-        if slots is None or self._config is None:
+        if slots is None or self.config is None:
             return None
         return max(slots - self.holding, 0) if self.tier.queue.has_room else 0
 
@@ -278,10 +287,10 @@ class _Line:
     def is_full(self, undecided: int) -> bool:
         """Whether one more would wait longer than anybody has to, behind `undecided` beside those who wait."""
         ahead = self._without_slot(undecided)
-        if not self.ready or self.tier.slots is None or self._config is None or ahead < 0:
+        if not self.ready or self.tier.slots is None or self.config is None or ahead < 0:
             return False
-        most = max(int(self._config.queue_share * self.tier.slots), 1)
-        return ahead >= most or self.expected_s(undecided) > self._config.queue_s
+        most = max(int(self.config.queue_share * self.tier.slots), 1)
+        return ahead >= most or self.expected_s(undecided) > self.config.queue_s
 
     def expected_s(self, undecided: int) -> float:
         """How long one more would wait: as many slots become free in a second as are held, by how long each is."""
