@@ -35,6 +35,7 @@ from node import Node, lab_config
 from tqdm import tqdm
 from yarl import URL
 
+from tierserve.core import Status
 from tierserve.lab.question import Split
 from tierserve.lab.tasks import mix
 
@@ -300,7 +301,7 @@ def _measure(folder: Path, count: int, seed: int) -> tuple[dict[str, Any], list[
     ]
 
 
-_STATUSES = ("ok", "cancelled", "invalid", "unavailable", "error")
+_STATUSES = tuple(str(status) for status in Status)
 _REFUSALS = (400, 401, 403, 404, 405, 408, 411, 413, 415, 422, 429, 431, 500, 503)
 
 

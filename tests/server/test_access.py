@@ -170,7 +170,7 @@ async def test_metrics_are_an_admin_s_or_open(api: Keyed, tmp_path: Path) -> Non
     assert response.status == 200
     assert 'tierserve_cost_total{key="small",tier="s"} 0.0' in await response.text()  # each key's from the start
     config = write_keys(tmp_path / "keys.json", ENTRIES)
-    api.access.reload(config.model_copy(update={"metrics_open": True}))
+    api.access.prepare(config.model_copy(update={"metrics_open": True}))()
     assert (await api.client.get("/metrics")).status == 200
 
 
@@ -341,7 +341,7 @@ async def test_what_never_became_a_call_holds_no_place(api: Keyed) -> None:
 async def test_keys_and_limits_are_read_again(api: Keyed, tmp_path: Path) -> None:
     for _ in range(2):
         await api.ask("slow")
-    api.access.reload(write_keys(tmp_path / "keys.json", [{"name": "slow", "requests_per_minute": 200}]))
+    api.access.prepare(write_keys(tmp_path / "keys.json", [{"name": "slow", "requests_per_minute": 200}]))()
     assert (await api.ask("app")).status == 401
     response = await api.ask("slow", HARD)
     assert response.status == 429, "what was used up stays so"
@@ -353,10 +353,10 @@ async def test_a_bad_file_changes_nothing(api: Keyed, tmp_path: Path) -> None:
     for change in ([], [{"name": "slow", "requests_per_minute": -1}], [{"name": "two words"}]):
         config = write_keys(tmp_path / "keys.json", change)
         with pytest.raises(ConfigError):
-            api.access.reload(config)
+            api.access.prepare(config)()
         assert (await api.ask("app")).status == 200
     with pytest.raises(ConfigError, match="server.keys: can't be switched on or off"):
-        api.access.reload(ServerConfig())
+        api.access.prepare(ServerConfig())()
     assert (await api.ask("app")).status == 200
 
 
@@ -375,7 +375,7 @@ def test_a_variable_with_keys_is_not_left_to_the_engines(monkeypatch: pytest.Mon
     config = ServerConfig(keys=KeysConfig(env="NODE_KEYS"))
     access = Access(config)
     assert "NODE_KEYS" not in os.environ
-    access.reload(config)
+    access.prepare(config)()
     assert access.ticket("/v1/models", [f"bearer {key('app')}"]).caller.key == "app"
 
 

@@ -127,10 +127,6 @@ class Access:
 
         return apply
 
-    def reload(self, config: ServerConfig) -> None:
-        """Both at once."""
-        self.prepare(config)()
-
     def ticket(self, path: str | None, authorization: Sequence[str]) -> Ticket:
         """`path` is that of the route, None where there is none; `authorization` the headers of this name.
 

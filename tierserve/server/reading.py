@@ -61,7 +61,7 @@ def known_role(header: str | None, tiers: TierPair, caller: Caller) -> Role | No
     """The tier that a request is for whatever its body says; None: that, or the router, has to tell."""
     if header is not None:
         return tiers.role_of(header)
-    return next(iter(caller.tiers)) if len(caller.tiers) == 1 else None
+    return _only_role(caller)
 
 
 def check_id(header: str, value: str) -> str:
@@ -78,7 +78,12 @@ def _forced(model: Any, header: str | None, tiers: TierPair, caller: Caller) -> 
         if named[0] not in caller.tiers:
             raise Forbidden(f"the key {caller.key} may not have {tiers[named[0]].name}: ask for `{AUTO}`")
         return named
-    return (next(iter(caller.tiers)), Cause.KEY) if len(caller.tiers) == 1 else None
+    only = _only_role(caller)
+    return None if only is None else (only, Cause.KEY)
+
+
+def _only_role(caller: Caller) -> Role | None:
+    return next(iter(caller.tiers)) if len(caller.tiers) == 1 else None
 
 
 def _named(model: Any, header: str | None, tiers: TierPair) -> tuple[Role, Cause] | None:

@@ -165,11 +165,12 @@ def _answers(tiers: TierPair) -> dict[str, Schema]:
         "Ready": _object(
             {
                 "ready": {"type": "boolean"},
+                "degraded": _list(_TEXT),
                 "draining": {"const": True},
                 "router": state,
                 "tiers": {"type": "object", "additionalProperties": state},
             },
-            ["ready", "router", "tiers"],
+            ["ready", "degraded", "router", "tiers"],
         ),
         "Error": _object({"error": _object(error, list(error))}, ["error"]),
     }
