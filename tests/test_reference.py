@@ -18,15 +18,16 @@ def test_the_committed_page_is_the_generated_one() -> None:
     assert (ROOT / "configs" / "README.md").read_text() == PAGE
 
 
-def options(model: type[BaseModel], path: str = "") -> list[str]:
-    """By the models' fields, where the page goes by the schema."""
-    found = []
+def options(model: type[BaseModel], path: str = "", told: set[type[BaseModel]] | None = None) -> list[str]:
+    """By the models' fields, where the page goes by the schema. A section that stands in two places is told once."""
+    found, told = [], set() if told is None else told
     for name, field in model.model_fields.items():
         found.append(f"{path}{name}")
         annotations: list[Any] = [field.annotation, *getattr(field.annotation, "__args__", ())]
         for annotation in annotations:
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel) and name != "large":
-                found += options(annotation, f"{path}{name}.")
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in told:
+                told.add(annotation)
+                found += options(annotation, f"{path}{name}.", told)
     return found
 
 
