@@ -17,6 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.server.running import Surface, chat, request, surface
 from tierserve.config import EscalationConfig
+from tierserve.server.api import DASHBOARD
 from tierserve.server.dashboard import pages
 from tierserve.tiers.base import TierState
 from tierserve.tiers.scripted import Step
@@ -155,6 +156,14 @@ async def test_figures_change_under_traffic(running: Surface, page: Page) -> Non
         assert canvas.size["width"] > 300 and canvas.size["height"] > 100
         assert page.driver.find_element("id", chart).get_attribute("aria-label")
     assert page.noise() == []
+
+
+async def test_drift_shows_as_soon_as_it_is_known(running: Surface, page: Page) -> None:
+    page.open(origin(running))
+    page.shows("#drift", "No comparisons yet")
+    found = {"alarm": True, "summary": "ALARM: win_rate", "details": ["small did as well as large: 71.0 %"]}
+    running.app[DASHBOARD].feed.drift = lambda: found
+    page.shows("#drift", "ALARM: win_rate\nsmall did as well as large: 71.0 %")
 
 
 async def test_the_page_speaks_to_its_node_alone_and_nobody_frames_it(running: Surface, page: Page) -> None:
