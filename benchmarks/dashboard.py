@@ -11,6 +11,7 @@ what a request pays for being counted, whoever watches: this process's time for 
 
 import asyncio
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -130,13 +131,15 @@ async def measure(node: Node, options: Namespace) -> list[dict[str, Any]]:
 def _photograph(url: str, path: Path) -> None:
     """The page in the middle of traffic, 1280 pixels wide."""
     from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.wait import WebDriverWait
 
     flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
     chrome = webdriver.ChromeOptions()
+    chrome.binary_location = shutil.which("chromium") or ""
     for flag in flags:
         chrome.add_argument(flag)
-    driver = webdriver.Chrome(options=chrome)
+    driver = webdriver.Chrome(options=chrome, service=Service(shutil.which("chromedriver")))  # else one is downloaded
     try:
         driver.set_window_size(1280, 1460)
         driver.get(f"{url}/dashboard")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from node import Node
 from selenium import webdriver
@@ -17,6 +18,9 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.server.running import Surface, chat, request, surface
 from tierserve.config import EscalationConfig
+from tierserve.lab.question import Split
+from tierserve.lab.tasks import mix
+from tierserve.server.api import DASHBOARD
 from tierserve.server.dashboard import pages
 from tierserve.tiers.base import TierState
 from tierserve.tiers.scripted import Step
@@ -155,6 +159,14 @@ async def test_figures_change_under_traffic(running: Surface, page: Page) -> Non
         assert canvas.size["width"] > 300 and canvas.size["height"] > 100
         assert page.driver.find_element("id", chart).get_attribute("aria-label")
     assert page.noise() == []
+
+
+async def test_drift_shows_as_soon_as_it_is_known(running: Surface, page: Page) -> None:
+    page.open(origin(running))
+    page.shows("#drift", "No comparisons yet")
+    found = {"alarm": True, "summary": "ALARM: win_rate", "details": ["small did as well as large: 71.0 %"]}
+    running.app[DASHBOARD].feed.drift = lambda: found
+    page.shows("#drift", "ALARM: win_rate\nsmall did as well as large: 71.0 %")
 
 
 async def test_the_page_speaks_to_its_node_alone_and_nobody_frames_it(running: Surface, page: Page) -> None:
@@ -348,8 +360,23 @@ async def test_only_the_page_s_own_files_are_given(running: Surface, path: str) 
     assert answer.status == 404
 
 
+def doubted(client: openai.OpenAI) -> str:
+    """The question, of some that look simple to the router, whose answer lab-small is least sure of."""
+    confidences = {}
+    for number, question in enumerate(mix(Split.HELD_OUT, 80, seed=31)):
+        raw = client.chat.completions.with_raw_response.create(
+            model="auto",
+            messages=[{"role": "user", "content": question.prompt}],
+            temperature=0,
+            extra_headers={"x-session-id": f"doubted-{number}"},
+        )
+        if raw.headers["x-tierserve-escalated"] == "true":
+            confidences[question.prompt] = float(raw.headers["x-tierserve-confidence"])
+    return min(confidences, key=confidences.__getitem__)
+
+
 @pytest.mark.engine
-def test_the_playground_of_a_real_node_routes_and_escalates(node: Node, page: Page) -> None:
+def test_the_playground_of_a_real_node_routes_and_escalates(node: Node, client: openai.OpenAI, page: Page) -> None:
     page.open(node.url)
     page.shows("#link", "Live")
     page.ask("The lamp is red. The phone ships to Oslo. Where does the phone ship to?")
@@ -359,11 +386,7 @@ def test_the_playground_of_a_real_node_routes_and_escalates(node: Node, page: Pa
     page.until(lambda: page.text("#nearest").count("\n") >= 2, "the nearest prompts")
     page.shows("#tiers", "KV cache")
     assert "%" in page.text("#tiers")
-    page.ask(ESCALATED)
+    page.ask(doubted(client))
     page.shows("#progress", "Done: escalated to lab-large")
     assert "escalated" in page.text("#routed .facts").splitlines()
     assert page.noise() == []
-
-
-# lab-small is asked, for it looks simple, and is not sure.
-ESCALATED = "What is 348 plus 275?"

@@ -58,6 +58,8 @@ async def test_a_loss_is_shown(tmp_path: Path, registry: CollectorRegistry, capl
     with caplog.at_level(logging.WARNING):
         async with drifting.watching():
             await until(lambda: value(registry, "timestamp_seconds"))
+    assert drifting.brief is not None and drifting.brief["summary"] == "ALARM: win_rate"
+    assert any("60.0 %" in line and "90.0 %" in line for line in drifting.brief["details"])
     assert value(registry, "timestamp_seconds") == NOW
     assert value(registry, "alarm", measure="win_rate") == 1
     assert value(registry, "value", measure="win_rate", window="recent") == 0.6

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tierserve.config import DriftConfig, NodeConfig
 from tierserve.telemetry.families.drift import WINDOWS, Drift
@@ -28,6 +28,8 @@ class Drifting:
         """`clock` gives the time of day."""
         self._path = Path(config.decisions.path) if config.decisions else None
         self._options, self._metrics, self._clock = config.drift, metrics, clock
+        self.brief: dict[str, Any] | None = None
+        """The last report for a page; None before there is one."""
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -57,6 +59,9 @@ class Drifting:
             await asyncio.sleep(self._options.every_h * _HOUR_S)
 
     def _show(self, report: "Report", now: float) -> None:
+        from tierserve.quality.drift.wording import in_brief  # loaded by now, with what made the report
+
+        self.brief = in_brief(report)
         alarms, missing, values = {}, {}, {}
         for finding in report.findings:
             alarms[finding.measure] = finding.alarm

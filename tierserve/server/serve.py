@@ -31,7 +31,7 @@ from tierserve.escalation.escalator import Escalator, build_escalator
 from tierserve.pipeline import Pipeline
 from tierserve.quality.shadow.shadow import Shadow, build_shadow
 from tierserve.router.router import Router, build_router
-from tierserve.server.api import BODIES, CUT_OFF, DRAINING, IN_FLIGHT, create_app
+from tierserve.server.api import BODIES, CUT_OFF, DASHBOARD, DRAINING, IN_FLIGHT, create_app
 from tierserve.server.connection import Runner
 from tierserve.server.costing import Costing
 from tierserve.server.dashboard.window import Window
@@ -255,6 +255,7 @@ async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
         entering(app[ACCESS]),
     ]
     drifting = Drifting(config, metrics.drift)
+    app[DASHBOARD].feed.drift = lambda: drifting.brief
     reloading = Reloading(node.path, config, parts, reload, node.manager, supervision.status)
     try:
         async with supervision.running():

@@ -53,6 +53,17 @@ def as_text(report: Report) -> str:
     return "\n".join([*lines, "", _verdict(report)])
 
 
+def in_brief(report: Report) -> dict[str, Any]:
+    """For a page: what was found, in a sentence, and a line on each measure."""
+    known = [
+        f"{_ABOUT[each.measure]}: {_level(each.measure, each.recent)}, before {_level(each.measure, each.baseline)}"
+        for each in report.findings
+        if each.known
+    ]
+    missing = [line for line in map(_missing, report.findings) if line]
+    return {"alarm": report.alarm, "summary": _verdict(report), "details": [*known, *missing]}
+
+
 def _described(name: str, window: Window) -> str:
     start, end = (
         datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M") for moment in (window.start, window.end)
