@@ -29,7 +29,7 @@ SURE: list[Step] = [("Hello ", 0.99), ("there", 0.99)]
 UNSURE: list[Step] = [("Hm", 0.05), ("m", 0.05)]
 MARKUP = '<img src=x onerror="document.title=1"><script>document.title="run"</script>'
 ADMIN, PLAIN = "an-admin-s-key-of-enough-characters", "a-plain-key-that-is-long-enough-too"
-_PATIENCE_S = 20
+_PATIENCE_S = 120  # for machines whose cores are busy; nothing is measured by it
 
 
 class Page:
