@@ -97,7 +97,7 @@ class Playground {
       const kind = each.hard ? "hard" : "simple";
       return element("li", {}, element("span", { kind, text: kind }), element("span", { kind: "muted", text: each.cosine.toFixed(2) }), element("span", { kind: "prompt", text: each.prompt }));
     });
-    by("nearest").replaceChildren(...(rows.length ? rows : [element("li", {}, element("span", { kind: "none muted", text: "This scorer knows none." }))]));
+    by("nearest").replaceChildren(...(rows.length ? rows : [element("li", {}, element("span", { kind: "none muted", text: "This node's scorer keeps no examples." }))]));
   }
 
   #other(name) {
