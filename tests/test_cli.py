@@ -216,7 +216,7 @@ def test_calibrate_says_how_each_kind_did_on_what_it_had_not_seen(run: Any, tmp_
 def test_calibrate_needs_outcomes_and_a_place_to_write(run: Any, tmp_path: Path) -> None:
     status, _, err = run("calibrate", "--out", str(tmp_path / "head.npz"))
     assert status == 2
-    assert "name outcome files: --data, --traffic or both" in err
+    assert "name outcome files, --data, --traffic or both, or a decision log" in err
     status, _, err = run("calibrate", "--traffic", TRAFFIC)
     assert status == 2
     assert "required: --out" in err

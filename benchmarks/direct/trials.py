@@ -115,13 +115,16 @@ async def offered(
     """Requests that come whatever becomes of those before. Unless `whole`, it ends when too many kept no promise."""
     start_s = time.perf_counter()
     opens_s, closes_s = start_s + warm_s, start_s + warm_s + seconds
-    due_s = list(takewhile(lambda each: each < closes_s, (start_s + each for each in load.due_s(Random(traffic.seed)))))
-    due = sum(each >= opens_s for each in due_s)
+    # By their place in the plan, not by the clock, whose rounding would decide about those on the window's edges.
+    planned = list(takewhile(lambda each: each < warm_s + seconds, load.due_s(Random(traffic.seed))))
+    due_s = [start_s + each for each in planned]
+    due = sum(each >= warm_s for each in planned)
+    first_s = due_s[-due] if due else closes_s
     done: list[Sample] = []
 
     async def one(number: int) -> None:
         done.append(await _ask(way, traffic, number, due_s[number]))
-        missed = sum(not promise.kept(sample) for sample in done if sample.due_s >= opens_s)
+        missed = sum(not promise.kept(sample) for sample in done if sample.due_s >= first_s)
         if not whole and missed > (1 - KEPT) * due:
             raise _Broken
 
@@ -132,7 +135,7 @@ async def offered(
                 group.create_task(one(number))
     except* _Broken:
         await asyncio.sleep(_SETTLE_S)
-    samples = [sample for sample in done if sample.due_s >= opens_s]
+    samples = [sample for sample in done if sample.due_s >= first_s]
     return Window(
         due=due,
         samples=samples,
