@@ -160,8 +160,8 @@ async def test_a_load_that_is_too_much_ends_early_and_does_not_hold(large: Scrip
 
 async def test_a_whole_window_answers_all_and_counts_the_missed(large: ScriptedEngine) -> None:
     promise = Promise(0.0001, 0.0001, factor=1)
-    window = await offered(way(LARGE, None, large, 1), TRAFFIC, Open(100, False), 0.2, 0.1, promise, whole=True)
-    assert len(window.samples) == window.due == 20 and window.missed == 20 and not window.held
+    window = await offered(way(LARGE, None, large, 1), TRAFFIC, Open(100, False), 0.25, 0.125, promise, whole=True)
+    assert len(window.samples) == window.due == 25 and window.missed == 25 and not window.held
     assert large.broken_off == 0
 
 
