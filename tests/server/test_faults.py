@@ -64,7 +64,7 @@ def ready(node: Node) -> tuple[int, dict[str, Any]]:
 
 
 def restarts(node: Node, reason: str) -> float:
-    return node.metric('tierserve_engine_restarts_total{tier="lab-small"', f'reason="{reason}"')
+    return node.metric(f'tierserve_engine_restarts_total{{reason="{reason}",tier="lab-small"}}')
 
 
 def wait_until_rebuilt(node: Node, left: list[psutil.Process]) -> None:
