@@ -1,7 +1,8 @@
 """Pairs of models, and what each is asked: the lab's, whose answers are right or wrong, and one without weights.
 
-What a node remembers of prompts (scores, conversations, KV blocks) is off, for all ways of serving alike: every prompt
-counts as a new one, though it comes again in the next trial.
+For all ways of serving alike, what a node remembers of prompts (scores, conversations, KV blocks) is off: every prompt
+counts as a new one, though it comes again in the next trial. And whoever comes waits, however long: a request that is
+refused takes no time, which would flatter the P99.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,11 @@ from tierserve.lab.question import Question, Split
 from tierserve.lab.tasks import mix
 
 Config = dict[str, Any]
+TIMEOUT_S = 120.0  # of a request
 _LONGEST = 96  # tokens: longer than any right answer of the lab
 _FIXED = 16  # tokens of each answer where there are no weights
 _CONTEXT = 2048  # tokens of the dummies'
+_QUEUE_SHARE = 100  # of the tiers' slots, the most that may be configured
 _KV_BYTES = 512 << 20  # holds one prompt of that context in float32, and their 16 requests at once
 
 
@@ -46,7 +49,7 @@ def lab(questions: int) -> Pair:
     """configs/lab.yaml on held-out questions of its tasks."""
     asked = mix(Split.HELD_OUT, questions, seed=8)
     return Pair(
-        config=_without_memory(lab_config()),
+        config=_alike(lab_config()),
         prompts=[Prompt.of(question.prompt) for question in asked],
         max_tokens=_LONGEST,
         body={"temperature": 0},
@@ -77,7 +80,7 @@ def dummy_cpu(folder: Path, prompts: Path | None, length_key: str) -> Pair:
         },
     }
     return Pair(
-        config=_without_memory(config),
+        config=_alike(config),
         prompts=read_prompts(prompts, length_key) if prompts else built_in(),
         max_tokens=_FIXED,
         body={"temperature": 0, "ignore_eos": True},
@@ -94,10 +97,11 @@ def by_length(pair: Pair) -> Config:
     return pair.config | {"router": router, "escalation": "off"}
 
 
-def _without_memory(config: Config) -> Config:
+def _alike(config: Config) -> Config:
     tiers = {
         size: tier | {"engine": tier["engine"] | {"enable_prefix_caching": False}}
         for size, tier in config["tiers"].items()
     }
     router = config["router"] | {"cache_entries": 0, "conversations": "off"}
-    return config | {"tiers": tiers, "router": router}
+    admission = {"queue_share": _QUEUE_SHARE, "queue_s": TIMEOUT_S}
+    return config | {"tiers": tiers, "router": router, "admission": admission}
