@@ -45,6 +45,8 @@ _QUICK_AT_ONCE = {2: 16, 32: 32}
 _TOKENS = 32
 _BODY = {"temperature": 0, "ignore_eos": True}
 _KNOWN = 32
+# 128 at once are more than the engines' slots: vLLM's server lets them wait, however many they are.
+_WAIT = {"queue_share": 100, "queue_s": 600}
 _START_S = 300
 _VLLM, _EXPLICIT, _AUTO, _AUTO_KNOWN = "vllm", "explicit", "auto", "auto, known"
 
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--url", help="a node with the lab's tiers on this machine; by default one is started")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with running_node(options.url) as node, _vllm() as vllm:
+    with running_node(options.url, admission=_WAIT) as node, _vllm() as vllm:
         rows = _measure(_Servers(node, vllm), _QUICK_AT_ONCE if options.quick else _AT_ONCE, options)
     Measurement("http_overhead", rows, _targets(rows)).show(options)
 

@@ -122,11 +122,12 @@ def lab_config(name: str = "lab") -> dict[str, Any]:
 
 
 @contextmanager
-def running_node(url: str | None) -> Iterator[str]:
-    """The URL of a node: the one given, or one that is started on the embedded default and ended afterwards."""
+def running_node(url: str | None, **sections: dict[str, Any]) -> Iterator[str]:
+    """The URL of a node: the one given, or one that is started on the embedded default, with these sections in place of
+    its own, and ended afterwards."""
     if url:
         yield url.rstrip("/")
         return
     print("starting the embedded default ...", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder, Node(lab_config(), Path(folder)) as node:
+    with tempfile.TemporaryDirectory() as folder, Node(lab_config() | sections, Path(folder)) as node:
         yield node.wait_until_ready().url
