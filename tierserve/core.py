@@ -67,6 +67,21 @@ class Status(StrEnum):
     ERROR = "error"  # broken off after the answer had begun, or a fault of ours
 
 
+class Failure(StrEnum):
+    """What became of an engine that has to be built anew."""
+
+    DIED = "died"
+    HUNG = "hung"
+
+
+class Refusal(StrEnum):
+    """Where a request was turned away, as too many wait."""
+
+    DOOR = "door"  # before it was read or routed
+    QUEUE = "queue"  # when its tier was known
+    DISPLACED = "displaced"  # from the queue, by one with a lower priority
+
+
 class Measure(StrEnum):
     """What tells whether a node still works as it did: each is compared between two stretches of time."""
 

@@ -5,7 +5,7 @@ import pytest
 from tierserve.config import KeysConfig, ServerConfig, TlsConfig
 from tierserve.errors import ConfigError
 from tierserve.server.exposure import check_exposure, is_loopback, warn_of_plain_text
-from tierserve.server.serve import _listen
+from tierserve.server.listening import listen
 
 KEYS = KeysConfig(env="KEYS")
 LOOPBACK = ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"]
@@ -27,10 +27,10 @@ def test_elsewhere_it_needs_keys_or_a_word(address: str) -> None:
 
 
 def test_the_default_is_loopback_and_a_public_socket_is_never_bound() -> None:
-    _listen(ServerConfig(port=0)).close()
+    listen(ServerConfig(port=0)).close()
     for host in ("0.0.0.0", "::"):
         with pytest.raises(ConfigError, match="without keys anybody could use the node"):
-            _listen(ServerConfig(host=host, port=0))
+            listen(ServerConfig(host=host, port=0))
 
 
 def test_keys_in_plain_text_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

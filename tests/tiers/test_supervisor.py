@@ -9,12 +9,12 @@ import pytest
 
 from tests.server.running import until
 from tierserve.config import FaultsConfig
-from tierserve.core import Role
+from tierserve.core import Failure, Role
 from tierserve.errors import TierStartError, TierUnavailable
 from tierserve.tiers.base import Pulse, TierState
 from tierserve.tiers.pair import TierPair
 from tierserve.tiers.scripted import ScriptedTier
-from tierserve.tiers.supervisor import Reason, Stall, Supervisor, backoff_s
+from tierserve.tiers.supervisor import Stall, Supervisor, backoff_s
 
 _AT_ONCE = {"hang_s": 60, "check_s": 60, "backoff_s": 0.001, "backoff_max_s": 0.004}
 
@@ -86,7 +86,7 @@ async def ward(**faults: float) -> AsyncIterator[Ward]:
 
 async def test_an_engine_that_died_is_torn_down_and_built_again_and_the_other_left_alone() -> None:
     async with ward() as room:
-        seen: list[tuple[str, Reason]] = []
+        seen: list[tuple[str, Failure]] = []
         room.supervisor.observe = lambda tier, reason: seen.append((tier, reason))
         room.large.state = TierState.FAILED
         await until(lambda: room.pair.ready)
@@ -95,9 +95,9 @@ async def test_an_engine_that_died_is_torn_down_and_built_again_and_the_other_le
             "l is built",
             "l is up",
         ]
-        assert seen == [("l", Reason.DIED)]
+        assert seen == [("l", Failure.DIED)]
         await until(lambda: room.settled == 1)
-        assert room.supervisor.restarts["l", Reason.DIED] == 1
+        assert room.supervisor.restarts["l", Failure.DIED] == 1
         assert sum(room.supervisor.restarts.values()) == 1
         assert room.supervisor.down_s("l") > 0 == room.supervisor.down_s("s")
         down_s = room.supervisor.down_s("l")
@@ -109,7 +109,7 @@ async def test_so_is_one_of_which_a_process_is_gone() -> None:
     async with ward() as room:
         room.small.beat = Pulse(gone=True)
         await until(lambda: room.diary and room.pair.ready)
-        assert room.supervisor.restarts["s", Reason.DIED] == 1
+        assert room.supervisor.restarts["s", Failure.DIED] == 1
 
 
 async def test_one_that_has_requests_and_does_no_step_hangs() -> None:
@@ -117,7 +117,7 @@ async def test_one_that_has_requests_and_does_no_step_hangs() -> None:
         room.small.beat = Pulse(unfinished=2, steps=7)
         await until(lambda: room.diary and room.pair.ready)
         assert room.diary[0] == "s is torn down: its engine to be rebuilt after it hung, try 1"
-        assert room.supervisor.restarts["s", Reason.HUNG] == 1
+        assert room.supervisor.restarts["s", Failure.HUNG] == 1
 
 
 async def test_one_without_requests_that_does_not_answer_whether_it_is_well_hangs() -> None:
@@ -128,7 +128,7 @@ async def test_one_without_requests_that_does_not_answer_whether_it_is_well_hang
         await until(lambda: room.diary)
         room.large.wellness = None
         await until(lambda: room.pair.ready)
-        assert room.supervisor.restarts["l", Reason.HUNG] == 1
+        assert room.supervisor.restarts["l", Failure.HUNG] == 1
 
 
 async def test_one_that_says_it_is_not_well_is_as_good_as_dead() -> None:
@@ -137,7 +137,7 @@ async def test_one_that_says_it_is_not_well_is_as_good_as_dead() -> None:
         await until(lambda: room.diary)
         room.large.wellness = None
         await until(lambda: room.pair.ready)
-        assert room.supervisor.restarts["l", Reason.DIED] >= 1
+        assert room.supervisor.restarts["l", Failure.DIED] >= 1
 
 
 async def test_a_build_that_fails_is_tried_again_and_each_try_says_its_number() -> None:
@@ -147,7 +147,7 @@ async def test_a_build_that_fails_is_tried_again_and_each_try_says_its_number() 
         await until(lambda: room.pair.ready)
         tries = [line.rpartition(" ")[2] for line in room.diary if "torn down" in line]
         assert tries == ["1", "2", "3"]
-        assert room.supervisor.restarts["l", Reason.DIED] == 1, "it died once"
+        assert room.supervisor.restarts["l", Failure.DIED] == 1, "it died once"
 
 
 async def test_a_build_that_takes_too_long_is_torn_down_and_tried_again() -> None:

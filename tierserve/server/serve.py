@@ -5,8 +5,6 @@ who come before wait in the socket's queue.
 """
 
 import asyncio
-import errno
-import gc
 import logging
 import os
 import signal
@@ -15,87 +13,37 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import dataclass
-from functools import partial
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 from aiohttp import web
 
 from tierserve.config import NodeConfig, ServerConfig
-from tierserve.core import Call, Kind, Outcome, Prompt, Role
-from tierserve.errors import ConfigError, TierserveError
-from tierserve.escalation.escalator import Escalator, build_escalator
-from tierserve.pipeline import Pipeline
-from tierserve.quality.shadow.shadow import Shadow, build_shadow
-from tierserve.router.router import Router, build_router
-from tierserve.server.api import BODIES, CUT_OFF, DASHBOARD, DRAINING, IN_FLIGHT, create_app
-from tierserve.server.connection import Runner
-from tierserve.server.costing import Costing
-from tierserve.server.dashboard.window import Window
-from tierserve.server.deciding import build_decision_log
-from tierserve.server.drifting import Drifting
+from tierserve.core import Call, Kind, Prompt
+from tierserve.errors import TierserveError
+from tierserve.router.router import Router
+from tierserve.server.api import DRAINING, IN_FLIGHT
 from tierserve.server.exposure import check_exposure, warn_of_plain_text
 from tierserve.server.guard import ACCESS
-from tierserve.server.inherited import inherited_listener
+from tierserve.server.listening import BACKLOG, inherited_listener, listen
+from tierserve.server.node import Node, settle
 from tierserve.server.notify import Manager
-from tierserve.server.reloading import (
-    Reloading,
-    admitting,
-    bounding,
-    comparing,
-    draining,
-    entering,
-    judging,
-    logging_level,
-    pricing,
-    routing,
-    warning,
-)
+from tierserve.server.reloading import Reloading
 from tierserve.server.supervision import Supervision
 from tierserve.server.tls import TlsSite
-from tierserve.telemetry.decisions.log import DecisionLog
-from tierserve.telemetry.logs import configured, log_outcome
-from tierserve.telemetry.metrics import Metrics
-from tierserve.telemetry.share import LargeShare
+from tierserve.telemetry.logs import configured
 from tierserve.tiers import processes
-from tierserve.tiers.admission import Admission
-from tierserve.tiers.pair import TierPair, build_tiers
-from tierserve.tiers.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from tierserve.telemetry.tracing import Tracing
+from tierserve.tiers.pair import TierPair
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 _POLL_S = 0.02
 # A request that is already on its way over an open connection is read within a few turns of the loop.
 _QUIET_POLLS = 3
-# For answers that are complete and still on their way to a slow reader.
-_LAST_BYTES_S = 5.0
 _CHILDREN_S = 0.5
 # EX_TEMPFAIL of sysexits.h: no tier could answer any more; to be started again.
 _NO_TIER_LEFT = 75
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """What is there before anything is loaded. `inherited`: the listener is the service manager's."""
-
-    config: NodeConfig
-    path: Path
-    router: Router
-    tiers: TierPair
-    escalator: Escalator | None
-    listener: socket.socket
-    inherited: bool
-    manager: Manager
-    decisions: DecisionLog | None
-    admission: Admission
-    shadow: Shadow | None
 
 
 def run(config: NodeConfig, path: Path) -> int:
@@ -115,38 +63,19 @@ def run(config: NodeConfig, path: Path) -> int:
 def _run(config: NodeConfig, path: Path, manager: Manager, inherited: socket.socket | None) -> int:
     import uvloop
 
-    tiers, router = build_tiers(config.tiers), build_router(config.router)
-    escalator = build_escalator(config.escalation, tiers, lambda: router.threshold)
     if inherited is not None:
         check_exposure(config.server, inherited.getsockname()[0])
-    decisions, admission = build_decision_log(config, router), Admission(tiers, config.admission)
-    shadow = build_shadow(
-        config.shadow, admission, tiers, router.embed, decisions.record_comparison if decisions else None
-    )
-    listener = inherited or _listen(config.server)
-    node = _Node(
-        config,
-        path,
-        router,
-        tiers,
-        escalator,
-        listener,
-        inherited is not None,
-        manager,
-        decisions,
-        admission,
-        shadow,
-    )
     with (
         configured(config.log),
+        closing(inherited or listen(config.server)) as listener,
         tempfile.TemporaryDirectory(prefix="tierserve-", ignore_cleanup_errors=True) as scratch,
     ):
+        life = _Life(Node(config), path, listener, inherited is not None, manager)
         _keep_in(scratch)
         try:
-            status: int = uvloop.run(_until_signalled(node))
+            status: int = uvloop.run(_until_signalled(life))
             return status
         finally:
-            listener.close()
             _end_children()
 
 
@@ -159,140 +88,96 @@ def _keep_in(scratch: str) -> None:
     os.environ["TMPDIR"] = scratch
 
 
-async def _until_signalled(node: _Node) -> int:
+async def _until_signalled(life: "_Life") -> int:
     """The first signal lets the node finish what it runs; a second one ends it at once. SIGHUP reloads."""
-    first, second, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    second = asyncio.Event()
     at_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as nohup has it
     received: list[int] = []
 
     def on_signal(number: int) -> None:
         received.append(number)
-        (second if first.is_set() else first).set()
+        (second if life.end.is_set() else life.end).set()
 
     def on_hangup() -> None:
         if at_terminal and not _has_terminal():
             on_signal(signal.SIGHUP)  # the terminal was closed, nobody asks for a reload
         else:
-            reload.set()
+            life.reload.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    life = asyncio.create_task(_live(node, first, reload))
+    living = asyncio.create_task(life.live())
     hurry = asyncio.create_task(second.wait())
-    await asyncio.wait({life, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({living, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
-    if life.done():
-        return life.result()
+    if living.done():
+        return living.result()
     log.warning("second signal: ending at once")
-    life.cancel()
+    living.cancel()
     with suppress(asyncio.CancelledError):
-        await life
+        await living
     return 128 + received[-1]
 
 
-async def _live(node: _Node, end: asyncio.Event, reload: asyncio.Event) -> int:
-    """Returns the exit status. `end` and `reload` are set by signals."""
-    config, router, tiers, decisions = node.config, node.router, node.tiers, node.decisions
-    shadow = node.shadow
-    metrics = Metrics(tier.name for tier in tiers)
+class _Life:
+    """`end` and `reload` are set by signals. `inherited`: the listener is the service manager's."""
 
-    share = LargeShare(config.router.warn_large_share)
-    metrics.watch_share(share)
-    costing, window = Costing(config, metrics), Window()
-    tracing = _tracing(config)
-    if shadow is not None:
-        shadow.observe = metrics.watch_shadow(shadow.counts)
-    if decisions is not None:
-        metrics.watch_decisions(*decisions.counts)
-        decisions.start()
+    def __init__(self, node: Node, path: Path, listener: socket.socket, inherited: bool, manager: Manager) -> None:
+        self.end, self.reload = asyncio.Event(), asyncio.Event()
+        self._node = node
+        self._listener, self._inherited = listener, inherited
+        self._supervision = Supervision(
+            manager,
+            lambda: node.router.ready,
+            list(node.tiers),
+            node.engines,
+            lambda: node.in_flight,
+            node.config.server.load_s,
+        )
+        self._reloading = Reloading(path, node.config, node.parts(), self.reload, manager, self._supervision.status)
 
-    def record(outcome: Outcome) -> None:
-        costing.record(outcome)
-        metrics.record(outcome)
-        share.record(outcome)
-        window.record(outcome)
-        log_outcome(outcome)
-        if tracing is not None:
-            tracing.record(outcome)
-        if decisions is not None:
-            decisions.record(outcome)
-        if shadow is not None:
-            shadow.record(outcome)
-
-    keep_answers = decisions is not None and decisions.keeps_answers
-    admission, draw = node.admission, shadow.draws if shadow is not None else None
-    pipeline = Pipeline(
-        router, tiers, record, node.escalator, admission=admission, keep_answers=keep_answers, draw=draw
-    )
-    app = create_app(config, pipeline, router, tiers, metrics, window)
-    runner = Runner(app, config.server, metrics.count_refusal, _LAST_BYTES_S)
-    metrics.watch_connections(lambda: len(runner.connections.open), runner.connections.cut_off)
-    await runner.setup()
-    context = app[ACCESS].ssl_context
-    site = (TlsSite if context else web.SockSite)(runner, node.listener, ssl_context=context, backlog=_BACKLOG)
-    if node.inherited:
-        log.info("listening on the service manager's socket; server.host and server.port do not count")
-    else:
-        await site.start()
-    engines = [tiers[role] for role in Role if config.tiers[role].engine is not None]
-    supervision = Supervision(
-        node.manager, lambda: router.ready, list(tiers), engines, lambda: len(app[IN_FLIGHT]), config.server.load_s
-    )
-    supervisor = Supervisor(config.faults, tiers, _settle)
-    metrics.watch_engines(supervisor.restarts, {tier.name: partial(supervisor.down_s, tier.name) for tier in tiers})
-    parts = [
-        routing(router),
-        judging(pipeline, tiers, router),
-        warning(share),
-        comparing(shadow),
-        pricing(costing),
-        admitting(admission),
-        bounding(app[BODIES], runner.connections),
-        logging_level(),
-        draining(),
-        entering(app[ACCESS]),
-    ]
-    drifting = Drifting(config, metrics.drift)
-    app[DASHBOARD].feed.drift = lambda: drifting.brief
-    reloading = Reloading(node.path, config, parts, reload, node.manager, supervision.status)
-    try:
-        async with supervision.running():
-            if await _load(router, tiers, end):
-                _settle()
-                if node.inherited:
-                    await site.start()
-                supervision.serve()
-                _announce(config.server, node.listener, tiers, await _routed(config.server.examples, router, tiers))
-                async with supervisor.watching():
-                    async with reloading.running(), drifting.watching(), _running(shadow):
-                        await _first(end, supervisor.gave_up)
-                    supervision.drain()
-                    supervisor.drain()
-                    await _drain(app, site, reloading.current.server.drain_s)
-            supervision.end()
-        return _NO_TIER_LEFT if supervisor.gave_up.is_set() else 0
-    finally:
+    async def live(self) -> int:
+        """Returns the exit status."""
+        node = self._node
+        if node.decisions is not None:
+            node.decisions.start()
         try:
-            # Whatever is still running now had its time, or was told to end at once.
-            app[CUT_OFF].set()
-            for task in app[IN_FLIGHT]:
-                if task is not None:
-                    task.cancel()
-            await runner.cleanup()
+            await node.runner.setup()
+            site = self._site()
+            if self._inherited:
+                log.info("listening on the service manager's socket; server.host and server.port do not count")
+            else:
+                await site.start()
+            async with self._supervision.running():
+                if await _load(node.router, node.tiers, self.end):
+                    settle()
+                    if self._inherited:
+                        await site.start()
+                    await self._serve(site)
+                self._supervision.end()
+            return _NO_TIER_LEFT if node.supervisor.gave_up.is_set() else 0
         finally:
-            await tiers.stop()
-            await router.close()
-            if tracing is not None:
-                await tracing.close()
-            if decisions is not None:
-                await decisions.close()
-        log.info("ended")
+            await node.close()
+            log.info("ended")
 
+    async def _serve(self, site: web.SockSite) -> None:
+        """Until the end: what was accepted by then is answered, or had its time."""
+        node, server = self._node, self._node.config.server
+        self._supervision.serve()
+        _announce(server, self._listener, node.tiers, await _routed(server.examples, node.router, node.tiers))
+        async with node.supervisor.watching():
+            async with self._reloading.running(), node.watching():
+                await _first(self.end, node.supervisor.gave_up)
+            self._supervision.drain()
+            node.supervisor.drain()
+            await _drain(node.app, site, self._reloading.current.server.drain_s)
 
-def _running(shadow: Shadow | None) -> AbstractAsyncContextManager[None]:
-    return shadow.running() if shadow is not None else nullcontext()
+    def _site(self) -> web.SockSite:
+        context = self._node.app[ACCESS].ssl_context
+        kind = TlsSite if context else web.SockSite
+        return kind(self._node.runner, self._listener, ssl_context=context, backlog=BACKLOG)
 
 
 async def _first(*events: asyncio.Event) -> None:
@@ -303,16 +188,6 @@ async def _first(*events: asyncio.Event) -> None:
     finally:
         for task in waiting:
             task.cancel()
-
-
-def _tracing(config: NodeConfig) -> "Tracing | None":
-    """None where no collector is configured: OpenTelemetry is then not imported."""
-    options = config.telemetry.tracing
-    if options is None:
-        return None
-    from tierserve.telemetry.tracing import Tracing
-
-    return Tracing(options, {role: config.tiers[role].name for role in Role})
 
 
 async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
@@ -337,16 +212,6 @@ async def _load(router: Router, tiers: TierPair, end: asyncio.Event) -> bool:
     return False
 
 
-def _settle() -> None:
-    """What was loaded stays: the garbage collector need not spend 0.3 s, in which no stream moves, on it again.
-
-    After a rebuild it does, once: the engine that died was among what stays.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
 async def _drain(app: web.Application, site: web.SockSite, limit_s: float) -> None:
     """Stop accepting; wait until what was accepted is answered, or the deadline has passed."""
     log.info("draining: %d requests in flight, at most %g s", len(app[IN_FLIGHT]), limit_s)
@@ -360,28 +225,6 @@ async def _drain(app: web.Application, site: web.SockSite, limit_s: float) -> No
         quiet = 0 if app[IN_FLIGHT] else quiet + 1
     if app[IN_FLIGHT]:
         log.warning("%d requests cut off after %g s of draining", len(app[IN_FLIGHT]), limit_s)
-
-
-def _listen(config: ServerConfig) -> socket.socket:
-    """A bound socket, before anything is loaded: a port that is taken is said at once. Raises ConfigError."""
-    try:
-        address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        check_exposure(config, str(address[4][0]))
-        listener = socket.socket(address[0], socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address[4])
-        listener.listen(_BACKLOG)
-        return listener
-    except UnicodeError:
-        raise ConfigError("server.host", f"{config.host!r} is no host's name or address", "correct it") from None
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            remedy = "stop what listens there, or choose another port"
-            raise ConfigError("server.port", f"{config.host}:{config.port} is in use", remedy) from None
-        where = "server.port" if error.errno == errno.EACCES else "server.host"
-        raise ConfigError(
-            where, f"can't listen on {config.host}:{config.port} ({error.strerror})", "choose another"
-        ) from None
 
 
 async def _routed(examples: Sequence[str], router: Router, tiers: TierPair) -> str:

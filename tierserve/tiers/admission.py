@@ -21,7 +21,7 @@ from enum import Enum, auto
 from itertools import count
 from typing import TYPE_CHECKING
 
-from tierserve.core import Call, Load, Queue, Role
+from tierserve.core import Call, Load, Queue, Refusal, Role
 from tierserve.errors import Overloaded
 from tierserve.tiers.base import Tier, TierState
 
@@ -94,8 +94,7 @@ class Loan:
 class Admission:
     """What is counted is all there is to a request's place: no task, no timer of its own.
 
-    `refused` counts by how: `door`, before the request was read or routed; `queue`, when its tier was known;
-    `displaced`, by one with a lower priority.
+    `refused` counts who was turned away, by where.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class Admission:
     ) -> None:
         """Without a configuration nobody waits here, and nobody is refused."""
         self.clock = clock
-        self.refused = Counter(door=0, queue=0, displaced=0)
+        self.refused = Counter[str](dict.fromkeys(Refusal, 0))
         self._config = config
         self._tiers = tiers
         self._lines = {role: _Line(tiers[role], config) for role in Role}
@@ -141,8 +140,8 @@ class Admission:
             line = next((each for each in self._lines.values() if each.ready), line)
         is_full = self._waiting + self._undecided >= self._config.queue
         if (is_full or line.is_full(self._undecided)) and line.last_after(priority) is None:
-            self._refuse("door", line, self._undecided)
-        self._check_deadline("door", line, self._undecided, deadline)
+            self._refuse(Refusal.DOOR, line, self._undecided)
+        self._check_deadline(Refusal.DOOR, line, self._undecided, deadline)
 
     def load(self) -> Load:
         """What the tiers have to do, with those who wait for them here."""
@@ -240,19 +239,19 @@ class Admission:
         if line.is_full(0):
             last = line.last_after(place.order[0])
             if last is None:
-                self._refuse("queue", line, 0)
+                self._refuse(Refusal.QUEUE, line, 0)
             else:
                 self._displace(last, line)
-        self._check_deadline("queue", line, 0, place.call.deadline)
+        self._check_deadline(Refusal.QUEUE, line, 0, place.call.deadline)
 
     def _displace(self, place: Place, line: "_Line") -> None:
         assert place.let_in is not None
         self._give_up(place)
-        self.refused["displaced"] += 1
+        self.refused[Refusal.DISPLACED] += 1
         if not place.let_in.done():  # else its caller has just gone away
             place.let_in.set_exception(_overloaded(line, 0))
 
-    def _check_deadline(self, how: str, line: "_Line", undecided: int, deadline: float | None) -> None:
+    def _check_deadline(self, how: Refusal, line: "_Line", undecided: int, deadline: float | None) -> None:
         """Not of one that is over: that is told otherwise."""
         if deadline is None:
             return
@@ -260,7 +259,7 @@ class Admission:
         if now < deadline < now + line.expected_s(undecided):
             self._refuse(how, line, undecided)
 
-    def _refuse(self, how: str, line: "_Line", undecided: int) -> None:
+    def _refuse(self, how: Refusal, line: "_Line", undecided: int) -> None:
         self.refused[how] += 1
         raise _overloaded(line, undecided)
 

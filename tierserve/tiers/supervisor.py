@@ -12,9 +12,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from tierserve.core import Failure
 from tierserve.errors import TierUnavailable
 from tierserve.tiers.base import Pulse, Tier, TierState
 
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
-
-
-class Reason(StrEnum):
-    """What became of an engine."""
-
-    DIED = "died"
-    HUNG = "hung"
 
 
 @runtime_checkable
@@ -93,11 +86,11 @@ class Supervisor:
         self._one_at_a_time = asyncio.Lock()
         self._may_build = asyncio.Event()
         self._may_build.set()
-        self._restarts: dict[tuple[str, str], int] = {(tier.name, reason): 0 for tier in tiers for reason in Reason}
+        self._restarts: dict[tuple[str, str], int] = {(tier.name, reason): 0 for tier in tiers for reason in Failure}
         self._down_s = {tier.name: 0.0 for tier in tiers}
         self._down_since: dict[str, float] = {}
         self.gave_up = asyncio.Event()
-        self.observe: Callable[[str, Reason], None] = lambda tier, reason: None
+        self.observe: Callable[[str, Failure], None] = lambda tier, reason: None
 
     @property
     def restarts(self) -> Mapping[tuple[str, str], int]:
@@ -142,7 +135,7 @@ class Supervisor:
                 log.exception("watching %s failed, and goes on", tier.name)
                 await asyncio.sleep(self._config.backoff_s)
 
-    async def _problem(self, tier: Rebuildable) -> Reason:
+    async def _problem(self, tier: Rebuildable) -> Failure:
         """Returns when there is one. A check that is under way counts as a request: it may take as long as those do."""
         stall, check, checked_at, checks = Stall(self._config.hang_s), None, self._clock(), 0
         try:
@@ -150,22 +143,22 @@ class Supervisor:
                 await asyncio.sleep(self._tick_s)
                 pulse, now = tier.pulse(), self._clock()
                 if tier.state is TierState.FAILED or pulse.gone:
-                    return Reason.DIED
+                    return Failure.DIED
                 if check is None and not pulse.unfinished and now - checked_at >= self._config.check_s:
                     check, checked_at = asyncio.create_task(tier.check()), now
                 elif check is not None and check.done():
                     if error := check.exception():
                         log.error("%s: %s", tier.name, error)
-                        return Reason.DIED
+                        return Failure.DIED
                     check, checks = None, checks + 1
                 if stall.see(pulse.unfinished + (check is not None), pulse.steps + checks, now):
-                    return Reason.HUNG
+                    return Failure.HUNG
         finally:
             if check is not None:
                 check.cancel()
                 await asyncio.gather(check, return_exceptions=True)
 
-    async def _rebuild(self, tier: Rebuildable, reason: Reason, tries: int) -> int:
+    async def _rebuild(self, tier: Rebuildable, reason: Failure, tries: int) -> int:
         """Until it is ready. `tries` is how often it was built before without serving for long; returns it with those
         of this time."""
         self._restarts[tier.name, reason] += 1

@@ -6,13 +6,11 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from tierserve.core import Outcome
+from tierserve.core import Outcome, Refusal
 from tierserve.telemetry.families.buckets import ANSWER_S
 from tierserve.telemetry.families.watched import Watched
 
 _NO_TIER: Final = "none"
-# door: before it was read; queue: when its tier was known; displaced: by one that goes before it.
-_REFUSALS: Final = ("door", "queue", "displaced")
 
 
 class Admissions:
@@ -36,7 +34,7 @@ class Admissions:
             "Requests refused as the queue was too long: at the door, when their tier was known, or displaced from it "
             "by one with a lower priority number.",
             ["how"],
-            [[how] for how in _REFUSALS],
+            [[how] for how in Refusal],
         )
         for tier in (*tiers, _NO_TIER):
             self._waited.labels(tier)
@@ -47,7 +45,7 @@ class Admissions:
         self._waiting.labels(tier).set_function(waiting)
 
     def watch_refusals(self, counts: Mapping[str, int]) -> None:
-        for how in _REFUSALS:
+        for how in Refusal:
             self._refusals.watch(partial(counts.__getitem__, how), how)
 
     def record(self, outcome: Outcome) -> None:

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from tierserve.core import Failure
 from tierserve.telemetry.families.watched import Watched
-
-_REASONS: Final = ("died", "hung")
 
 
 class Engines:
@@ -18,7 +16,7 @@ class Engines:
             "tierserve_engine_restarts",
             "Engines that were ended to be built anew, because they died or hung.",
             ["tier", "reason"],
-            [(tier, reason) for tier in tiers for reason in _REASONS],
+            [(tier, reason) for tier in tiers for reason in Failure],
         )
         self._down = Watched(
             registry,

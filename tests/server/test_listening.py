@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tierserve.errors import ConfigError
-from tierserve.server.inherited import inherited_listener
+from tierserve.server.listening import inherited_listener
 
 
 def passed(count: int | str = 1, pid: int | None = None) -> dict[str, str]:

@@ -1,16 +1,44 @@
-"""A listening socket that the service manager opened and holds: sd_listen_fds(3).
+"""The listening socket: the node's own, or one that the service manager opened and holds, sd_listen_fds(3).
 
-It outlives the node, so while one node ends and the next loads, callers wait in its queue and none is refused.
+The service manager's outlives the node: while one node ends and the next loads, callers wait in its queue and none is
+refused.
 """
 
+import errno
 import os
 import socket
 from collections.abc import MutableMapping
+from typing import Final
 
+from tierserve.config import ServerConfig
 from tierserve.errors import ConfigError
+from tierserve.server.exposure import check_exposure
 
+BACKLOG: Final = 1024
 _FIRST = 3
 _REMEDY = "let the socket unit have one ListenStream= with an address and a port"
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """A bound socket, before anything is loaded: a port that is taken is said at once. Raises ConfigError."""
+    try:
+        address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        check_exposure(config, str(address[4][0]))
+        listener = socket.socket(address[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address[4])
+        listener.listen(BACKLOG)
+        return listener
+    except UnicodeError:
+        raise ConfigError("server.host", f"{config.host!r} is no host's name or address", "correct it") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            remedy = "stop what listens there, or choose another port"
+            raise ConfigError("server.port", f"{config.host}:{config.port} is in use", remedy) from None
+        where = "server.port" if error.errno == errno.EACCES else "server.host"
+        raise ConfigError(
+            where, f"can't listen on {config.host}:{config.port} ({error.strerror})", "choose another"
+        ) from None
 
 
 def inherited_listener(environment: MutableMapping[str, str] = os.environ, first: int = _FIRST) -> socket.socket | None:
