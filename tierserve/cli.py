@@ -341,7 +341,9 @@ def _calibrate_head(arguments: argparse.Namespace) -> int:
     data = data if arguments.log is None else read_logged(arguments.log)
     encoder = load_encoder(_router_config(arguments).encoder)
     kinds = KINDS if arguments.kind == "auto" else (arguments.kind,)
-    head, report = calibrate(encoder, data, traffic, kinds, arguments.large_share)
+    # What callers asked is in the log for as long as that is kept, and is not to outlive it in a file of ours.
+    private = arguments.log is not None
+    head, report = calibrate(encoder, data, traffic, kinds, arguments.large_share, private)
     head.save(arguments.out)
     for kind, apgr in report.apgr.items():
         print(f"{kind:7} APGR {apgr:.3f} on {report.judged_by}s that it was not fitted on")

@@ -50,8 +50,10 @@ def calibrate(
     traffic: Outcomes | None,
     kinds: Sequence[str] = KINDS,
     large_share: float = 0.15,
+    private: bool = False,
 ) -> tuple[Head, Report]:
     """A head fitted to `questions` (ranked by gain) and `traffic` (everyday prompts, simple or hard); one may be None.
+    Of `private` questions it keeps no text.
 
     Its threshold sends `large_share` of the traffic, or else of the questions, to the large model. Raises ConfigError
     where the rows are too few, or teach nothing.
@@ -69,7 +71,7 @@ def calibrate(
     )
     judged_by, apgr = _judged(fitted, kinds) if fitted is not None else ("", {})
     kind = max(apgr, key=lambda name: apgr[name]) if apgr else kinds[0]
-    head = fit_head(fitted, everyday, kind, encoder.own, note=_note(questions, traffic, kind))
+    head = fit_head(fitted, everyday, kind, encoder.own, note=_note(questions, traffic, kind), private=private)
     threshold = threshold_for(cross_scores(head, fitted, everyday, kind), large_share)
     return replace(head, threshold=np.array(threshold, np.float32)), Report(kind, apgr, judged_by, threshold)
 

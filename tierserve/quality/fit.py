@@ -63,17 +63,28 @@ class Fitted:
 
 
 def fit_head(
-    questions: Fitted | None, traffic: Fitted | None, kind: str, own: int, seed: int = 0, note: str = ""
+    questions: Fitted | None,
+    traffic: Fitted | None,
+    kind: str,
+    own: int,
+    seed: int = 0,
+    note: str = "",
+    private: bool = False,
 ) -> Head:
     """A head of this kind. `questions`: outcomes, ranked by gain; `traffic`: everyday prompts, of which those are hard
-    that the small model fails. One of the two may be None. `own`: dimensions of the sentence's own vector."""
+    that the small model fails. One of the two may be None. `own`: dimensions of the sentence's own vector.
+
+    Its examples are of the traffic, or else of the questions, but for `private` ones: their texts are not kept.
+    """
     known = questions or traffic
     assert known is not None
     head = _blank(known, own, note)
     if questions is not None:
         head = _with_rank(head, questions, kind, seed)
         head = replace(head, calibration=_calibrated(head, questions, kind, seed))
-    return _with_traffic(head, questions, traffic)
+    shown = traffic or (None if private else questions)
+    head = _with_traffic(head, questions, traffic)
+    return _with_examples(head, shown) if shown is not None else head
 
 
 def fit_opinions(rows: Fitted, ranks: NDArray[np.float64], kind: str, own: int, note: str) -> Head:
@@ -253,13 +264,18 @@ def _with_traffic(head: Head, questions: Fitted | None, traffic: Fitted | None) 
         others = head.inputs(questions.vectors, questions.surface())
         is_traffic = np.arange(len(inputs) + len(others)) < len(inputs)
         head = replace(head, everyday=_logistic(np.concatenate([inputs, others]), is_traffic, balanced=True))
-    kept = np.random.default_rng(0).permutation(len(hard))[:_EXAMPLES]
+    return head
+
+
+def _with_examples(head: Head, rows: Fitted) -> Head:
+    """What people are shown as near to a prompt: the rows, some of them where they are many."""
+    kept = np.random.default_rng(0).permutation(len(rows.outcomes))[:_EXAMPLES]
     own = head.example_vectors.shape[1]
     return replace(
         head,
-        example_texts=np.array([traffic.outcomes.prompts[row].text[:_EXAMPLE_CHARACTERS] for row in kept]),
-        example_hard=hard[kept],
-        example_vectors=traffic.vectors[kept, :own],
+        example_texts=np.array([rows.outcomes.prompts[row].text[:_EXAMPLE_CHARACTERS] for row in kept]),
+        example_hard=rows.outcomes.gain[kept] > 0,
+        example_vectors=rows.vectors[kept, :own],
     )
 
 
