@@ -390,7 +390,7 @@ class AdmissionConfig(Section):
         description="Most requests of the node that wait or are being routed, whatever the other bounds say.",
     )
     queue_share: float = Field(
-        0.25,
+        0.125,
         gt=0,
         le=100,
         description="Most requests that wait for a tier, as a share of those that it works on at once. The last of "
