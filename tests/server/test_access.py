@@ -306,6 +306,15 @@ async def test_hanging_up_is_not_free(api: Keyed) -> None:
     assert 500 < await api.remaining("slow", "tokens") < 600
 
 
+async def test_a_short_deadline_makes_nothing_free(api: Keyed) -> None:
+    api.small.script = [asyncio.Event()]
+    body = {"model": "s", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 400}
+    headers = bearer("slow") | {"x-request-timeout-s": "0.05"}
+    response = await api.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert response.status == 408
+    assert 500 < await api.remaining("slow", "tokens") < 600
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("ending", ["answered", "failed", "hung up"])
 async def test_a_place_is_free_again_however_the_request_ends(api: Keyed, ending: str, stream: bool) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from tierserve.config import KeyEntry, ServerConfig
 from tierserve.core import ANYBODY, Caller, Outcome, Role, Status
-from tierserve.errors import ConfigError, Forbidden, Unauthorized
+from tierserve.errors import ConfigError, DeadlineExceeded, Forbidden, Unauthorized
 from tierserve.server.keys import Keys, read_keys
 from tierserve.server.quota import Limits, Quota
 from tierserve.server.tls import Certificate
@@ -52,15 +52,15 @@ class Ticket:
             yield
             return
         self._quota.enter(self._clock())
-        hung_up = False
+        broken_off = False
         try:
             yield
-        except asyncio.CancelledError:
-            hung_up = True
+        except (asyncio.CancelledError, DeadlineExceeded):
+            broken_off = True
             raise
         finally:
             self._quota.leave()
-            self._quota.correct(self._used(hung_up) - self._charged, self._clock())
+            self._quota.correct(self._used(broken_off) - self._charged, self._clock())
 
     def charge(self, tokens: int) -> None:
         """What the request may come to. Raises RateLimited."""
@@ -71,11 +71,11 @@ class Ticket:
     def headers(self) -> dict[str, str]:
         return self._quota.headers(self._clock()) if self._quota is not None else {}
 
-    def _used(self, hung_up: bool) -> int:
-        """Tokens. What failed costs nothing; where nobody counted (the caller was gone, or a server elsewhere does not
-        tell) the charge stands, or hanging up would make answers free."""
+    def _used(self, broken_off: bool) -> int:
+        """Tokens. What failed costs nothing; where nobody counted (the caller was gone or had no more time, or a server
+        elsewhere does not tell) the charge stands, or hanging up would make work free."""
         if self.outcome is None:
-            return self._charged if hung_up else 0
+            return self._charged if broken_off else 0
         used = self.outcome.usage.prompt_tokens + self.outcome.usage.completion_tokens
         return used or (0 if self.outcome.status is Status.ERROR else self._charged)
 
