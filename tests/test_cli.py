@@ -149,10 +149,11 @@ def test_route_prints_the_decision(lab: dict[str, Any], write: Any, run: Any) ->
     ],
 )
 def test_route_asks_the_head_of_the_configuration(prompt: str, decision: str, run: Any) -> None:
-    """The lab's has no examples to show."""
     status, out, err = run("route", "--config", str(ROOT / "configs" / "lab.yaml"), prompt)
     assert status == 0, err
-    assert re.fullmatch(rf"{decision}, by head\n", out)
+    first, title, *nearest = out.splitlines()
+    assert re.fullmatch(rf"{decision}, by head", first)
+    assert (title, len(nearest)) == ("nearest known:", 3)
 
 
 def test_route_of_nothing_is_a_usage_error(lab: dict[str, Any], write: Any, run: Any) -> None:
