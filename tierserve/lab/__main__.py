@@ -21,6 +21,8 @@ _CONFIG = Path("configs/lab.yaml")
 
 def main() -> None:
     options = _parser().parse_args()
+    if out := vars(options).get("out"):
+        out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of answers that had nowhere to go
     try:
         options.run(options)
     except TierserveError as error:
