@@ -12,7 +12,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_NICENESS = 5
+NICENESS = 5
 
 
 async def load_beside(work: Callable[[], T]) -> T:
@@ -112,4 +112,4 @@ def step_back() -> None:
     others take all cores. Threads that this one starts inherit it.
     """
     with contextlib.suppress(OSError):  # on systems that know no priority of threads
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)

@@ -1,5 +1,6 @@
 """Processes that do not want to end are ended; real ones."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from tierserve.threads import NICENESS
 from tierserve.tiers import processes
 
 # A process that ignores SIGTERM and has a child which does so, too; it says when both are there.
@@ -42,6 +44,13 @@ def test_a_family_is_a_process_and_all_beneath_it(stubborn: subprocess.Popen[byt
     found = processes.family([stubborn.pid])
     assert [process.pid for process in found] == [stubborn.pid, psutil.Process(stubborn.pid).children()[0].pid]
     assert set(found) <= processes.children()
+
+
+def test_a_family_that_steps_back_lets_this_process_go_first(stubborn: subprocess.Popen[bytes]) -> None:
+    found = processes.family([stubborn.pid])
+    processes.step_back([*found, *found])  # more than once does no more
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert [process.nice() for process in found] == [own + NICENESS] * len(found)
 
 
 def test_the_whole_family_ends_though_it_ignores_sigterm_and_one_is_stopped(stubborn: subprocess.Popen[bytes]) -> None:

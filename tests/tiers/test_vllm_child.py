@@ -1,10 +1,8 @@
 """How an engine's processes wait for each other: vLLM's own queue in shared memory, with its wait replaced."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -58,27 +56,5 @@ def test_elsewhere_than_on_a_cpu_vllm_waits_as_it_does(condition: Any, monkeypat
 
     before = condition.wait
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda platform: False)
-    assert _priorities_of_a_thread_that_shares_cores() == (_own_priority(), _own_priority())
+    vllm_child._wait_with_pauses()
     assert condition.wait is before
-
-
-@pytest.mark.engine
-def test_on_a_cpu_the_node_goes_before_its_engines(condition: Any) -> None:
-    before, after = _priorities_of_a_thread_that_shares_cores()
-    assert before == _own_priority() < after
-
-
-def _priorities_of_a_thread_that_shares_cores() -> tuple[int, int]:
-    """Before and after, on a thread that stands for an engine's process: Linux has a priority for each."""
-
-    def share() -> tuple[int, int]:
-        before = _own_priority()
-        vllm_child._share_cores(os.getpid())
-        return before, _own_priority()
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(share).result()
-
-
-def _own_priority() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

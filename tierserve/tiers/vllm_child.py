@@ -5,8 +5,7 @@ An engine must not outlive the node nor end before it:
   finish what is running before it ends them.
 - After a kill -9 of the node nobody tells the engines. Each watches its parent and ends itself.
 
-And on a CPU an engine shares its cores with the node and the other engine: it lets the node go first, and must not
-spend them on waiting (see Waiting).
+And on a CPU an engine must not spend the cores that the other engine and the node need on waiting: see Waiting.
 """
 
 import multiprocessing
@@ -14,7 +13,6 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 # Set by the node for its children. Elsewhere in the same environment vLLM stays as it is.
@@ -24,8 +22,6 @@ _WATCH_S = 1.0
 _SPIN_S = 1e-3
 # The kernel makes about 100 us of it, one part in twenty of a small model's step.
 _PAUSE_S = 50e-6
-# As the node's own threads that compute, in threads.py: a third of its weight.
-_NICENESS = 5
 
 
 def settle() -> None:
@@ -35,7 +31,7 @@ def settle() -> None:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     threading.Thread(target=_end_with, args=(parent.pid,), name="parent-watch", daemon=True).start()
-    _share_cores(int(os.environ[NODE_VARIABLE]))
+    _wait_with_pauses()
 
 
 class Waiting:
@@ -58,26 +54,13 @@ class Waiting:
         return now - self._began > _SPIN_S
 
 
-def _share_cores(node_pid: int) -> None:
-    """On a GPU there is nothing to share. Imports vLLM."""
+def _wait_with_pauses() -> None:
+    """Let each reader in this process wait so, on a CPU. Imports vLLM."""
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
     from vllm.platforms import current_platform
 
-    if current_platform.is_cpu():
-        _step_back(node_pid)
-        _wait_with_pauses()
-
-
-def _step_back(node_pid: int) -> None:
-    """Behind the node, whose loop moves every stream of both engines: a step of theirs takes its time anyway. The
-    threads that compute are begun later, and inherit it."""
-    with suppress(OSError):  # on systems that know no priorities
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, node_pid) + _NICENESS)
-
-
-def _wait_with_pauses() -> None:
-    """Let each reader in this process wait so."""
-    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
-
+    if not current_platform.is_cpu():
+        return
     wait_as_vllm = SpinCondition.wait
 
     def wait(reader: Any, timeout_ms: int | None = None) -> None:
