@@ -34,7 +34,7 @@ import psutil
 import uvloop
 from loadgen import Closed, Endpoint, Plan, Prompt, Trial, run, summarise
 from measurement import Measurement, Target, arguments
-from node import lab_config, running_node
+from node import ALL_WAIT, lab_config, running_node
 from tqdm import tqdm
 
 from tierserve.lab.question import Split
@@ -45,8 +45,6 @@ _QUICK_AT_ONCE = {2: 16, 32: 32}
 _TOKENS = 32
 _BODY = {"temperature": 0, "ignore_eos": True}
 _KNOWN = 32
-# 128 at once are more than the engines' slots: vLLM's server lets them wait, however many they are.
-_WAIT = {"queue_share": 100, "queue_s": 600}
 _START_S = 300
 _VLLM, _EXPLICIT, _AUTO, _AUTO_KNOWN = "vllm", "explicit", "auto", "auto, known"
 
@@ -56,7 +54,8 @@ def main() -> None:
     parser.add_argument("--url", help="a node with the lab's tiers on this machine; by default one is started")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with running_node(options.url, admission=_WAIT) as node, _vllm() as vllm:
+    # 128 at once are more than the engines' slots: vLLM's server lets them wait, too.
+    with running_node(options.url, admission=ALL_WAIT) as node, _vllm() as vllm:
         rows = _measure(_Servers(node, vllm), _QUICK_AT_ONCE if options.quick else _AT_ONCE, options)
     Measurement("http_overhead", rows, _targets(rows)).show(options)
 

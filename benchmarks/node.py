@@ -115,6 +115,10 @@ def _leave_blocks_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
+# A section `admission`: whoever comes waits, however many they are.
+ALL_WAIT = {"queue_share": 100, "queue_s": 600}
+
+
 def lab_config(name: str = "lab") -> dict[str, Any]:
     """configs/lab.yaml, or another one there, as data, with absolute paths and a port that the system chooses."""
     config: dict[str, Any] = json.loads(load(_CONFIGS / f"{name}.yaml").model_dump_json(exclude_unset=True))

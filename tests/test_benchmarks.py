@@ -120,7 +120,7 @@ def test_overload() -> None:
     for row in report["results"]:
         assert row["answered_per_s"] > 0 and 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["rss_first_mib"] > 500 and row["rss_last_mib"] > 500
-    assert sustained["offered_per_s"] > 0 and saturated["answered_per_s"] < overloaded["offered_per_s"]
+    assert sustained["offered_per_s"] < saturated["answered_per_s"] < overloaded["offered_per_s"]
     assert overloaded["refused"] > overloaded["requests"] / 2
     assert target["failed"] == 0
     assert target["admitted_p99_ratio"] == overloaded["p99_ms"] / sustained["p99_ms"]

@@ -12,17 +12,15 @@ from typing import Any
 
 from dummies import engine
 from loadgen import Prompt, built_in, read_prompts
-from node import lab_config
+from node import ALL_WAIT, lab_config
 
 from tierserve.lab.question import Question, Split
 from tierserve.lab.tasks import mix
 
 Config = dict[str, Any]
-TIMEOUT_S = 120.0  # of a request
 _LONGEST = 96  # tokens: longer than any right answer of the lab
 _FIXED = 16  # tokens of each answer where there are no weights
 _CONTEXT = 2048  # tokens of the dummies'
-_QUEUE_SHARE = 100  # of the tiers' slots, the most that may be configured
 _KV_BYTES = 512 << 20  # holds one prompt of that context in float32, and their 16 requests at once
 
 
@@ -103,5 +101,4 @@ def _alike(config: Config) -> Config:
         for size, tier in config["tiers"].items()
     }
     router = config["router"] | {"cache_entries": 0, "conversations": "off"}
-    admission = {"queue_share": _QUEUE_SHARE, "queue_s": TIMEOUT_S}
-    return config | {"tiers": tiers, "router": router, "admission": admission}
+    return config | {"tiers": tiers, "router": router, "admission": ALL_WAIT}

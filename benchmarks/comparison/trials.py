@@ -15,7 +15,7 @@ import uvloop
 from loadgen import Closed, Open, Plan, Slo, Trial, run
 from loadgen.asking import Sample, session
 
-from comparison.pairs import TIMEOUT_S, Pair
+from comparison.pairs import Pair
 from comparison.ways import Way
 from tierserve.lab.question import Question
 
@@ -26,6 +26,7 @@ KEPT = 0.95
 _KEPT_UP = 0.9
 _WARM_UP_S = 2.0
 _AT_ONCE = 32
+_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _plan(pair: Pair, way: Way, seconds: float, seed: int) -> Plan:
         stream=False,
         max_tokens=pair.max_tokens,
         body=pair.body,
-        timeout_s=TIMEOUT_S,
+        timeout_s=_TIMEOUT_S,
         seed=seed,
     )
 
@@ -122,7 +123,7 @@ def right(pair: Pair, way: Way) -> list[bool]:
 
 async def _graded(pair: Pair, way: Way) -> list[bool]:
     slots = asyncio.Semaphore(_AT_ONCE)
-    async with session(TIMEOUT_S) as client:
+    async with session(_TIMEOUT_S) as client:
 
         async def one(question: Question) -> bool:
             async with slots:

@@ -152,15 +152,13 @@ def test_examples_are_of_the_traffic_and_no_longer_than_people_read(traffic: Fit
 
 def test_a_head_of_questions_alone_has_examples_of_them(questions: Fitted) -> None:
     head = fit_head(questions, None, "linear", own=384)
-    row = questions.outcomes.prompts.index(
-        next(p for p in questions.outcomes.prompts if p.text == head.example_texts[0])
-    )
+    row = [prompt.text for prompt in questions.outcomes.prompts].index(head.example_texts[0])
     nearest = head.nearest(questions.vectors[row], 3)
     assert nearest[0].text == questions.outcomes.prompts[row].text and nearest[0].cosine == pytest.approx(1, abs=1e-3)
     assert set(head.example_hard) == {True, False}
 
 
-def test_of_private_questions_no_text_is_kept(questions: Fitted, tmp_path: Path) -> None:
+def test_of_private_questions_no_text_is_kept(questions: Fitted) -> None:
     head = fit_head(questions, None, "linear", own=384, private=True)
     assert head.nearest(questions.vectors[0], 3) == []
     open_one = fit_head(questions, None, "linear", own=384)

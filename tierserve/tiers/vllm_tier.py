@@ -244,7 +244,7 @@ class VllmTier:
         await self._build(args)
         self._now_waits_for("the first requests, which warm it up")
         await self._warm_up()
-        if _is_on_cpu():
+        if on_cpu():
             processes.step_back(self._processes)  # not before: an engine that is being rebuilt goes before the other
         self._waiting_for = ""
 
@@ -319,13 +319,6 @@ def forget_environment() -> None:
     from vllm.envs import disable_envs_cache
 
     disable_envs_cache()
-
-
-def _is_on_cpu() -> bool:
-    """Imports vLLM."""
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
 
 
 def _prepare_environment() -> None:
