@@ -3,11 +3,12 @@
     python benchmarks/overload.py                two minutes of each load
     python benchmarks/overload.py --seconds 30
 
-A node on the embedded default is first kept busy: three callers for four of both tiers' slots, for with more some are
-refused, however they are divided; each asks again when it is answered. Four fifths of what it answers then is its
-sustainable load. That comes, and then ten times as much, at random times, whatever the answers do, over connections
-that are kept. Every request asks for `auto` and a whole answer of 64 tokens; its time runs from when it was due,
-however late the client was.
+A node on the embedded default is first kept busy: three callers for four of both tiers' slots, each asks again when it
+is answered. From half of what it answers then the load rises by a tenth at a time until somebody is refused. The last
+before that comes for two minutes, or a tenth less, again and again, where more than one in a hundred is refused in so
+long: that is the full sustainable load. Then ten times as much comes. Every load but the first comes at random times,
+whatever the answers do, over connections that are kept. Every request asks for `auto` and a whole answer of 64 tokens;
+its time runs from when it was due, however late the client was.
 
 A request is refused when it gets a 503 with `retry-after`. Failed is what gets neither that nor an answer. Resident
 memory is that of the node and its engines, shared pages counted in each.
@@ -39,7 +40,9 @@ from tqdm import tqdm
 _SECONDS, _QUICK_SECONDS = 120.0, 4.0
 _SATURATE_S, _QUICK_SATURATE_S = 20.0, 4.0
 _WARM_UP_S, _QUICK_WARM_UP_S = 15.0, 2.0
-_SUSTAINABLE = 0.8  # of what is answered at saturation
+_LOWEST, _MOST = 0.5, 1.5  # between which parts of what saturation answers loads are tried
+_RISE, _QUICK_RISE = 1.1, 1.4
+_REFUSED = 0.01  # more than that, and a load is not sustainable
 _TIMES = 10
 _TOKENS = 64
 _LOOK_S = 0.5
@@ -93,27 +96,44 @@ def main() -> None:
     callers = sum(tier["engine"]["max_num_seqs"] for tier in config["tiers"].values()) * 3 // 4
     with tempfile.TemporaryDirectory() as folder, Node(config, Path(folder)) as node:
         node.wait_until_ready()
-        saturated, sustained, overloaded = _measure(node, callers, seconds, options.quick)
+        rows = _measure(node, callers, seconds, options.quick)
+    *_, sustained, overloaded = rows
     targets = [
         Target("admitted_p99_ratio", overloaded["p99_ms"] / sustained["p99_ms"], 1.5, "lower"),
         Target("refusal_p99_ms", overloaded["refusal_p99_ms"] or 0, 100, "lower"),
         Target("rss_growth", overloaded["rss_last_mib"] / overloaded["rss_first_mib"], 1.05, "lower"),
         Target("goodput_kept", overloaded["answered_per_s"] / sustained["answered_per_s"], 0.9, "higher"),
-        Target("failed", saturated["failed"] + sustained["failed"] + overloaded["failed"], 0, "lower"),
+        Target("failed", sum(row["failed"] for row in rows), 0, "lower"),
     ]
-    Measurement("overload", [saturated, sustained, overloaded], targets).show(options)
+    Measurement("overload", rows, targets).show(options)
 
 
 def _measure(node: Node, callers: int, seconds: float, quick: bool) -> list[dict[str, Any]]:
-    saturate_s = _QUICK_SATURATE_S if quick else _SATURATE_S
+    """The loads in the order in which they came; the last two are the full sustainable load, and ten times that."""
+    try_s = _QUICK_SATURATE_S if quick else _SATURATE_S
     warm_up_s = _QUICK_WARM_UP_S if quick else _WARM_UP_S
-    with tqdm(total=3, desc="loads", file=sys.stderr, disable=None) as bar:
-        rows = [_row("saturation", *_load(node, Closed(callers), saturate_s, warm_up_s))]
-        bar.update()
-        sustainable_per_s = _SUSTAINABLE * rows[0]["answered_per_s"]
-        for name, times in (("sustainable", 1), (f"{_TIMES} times that", _TIMES)):
-            rows.append(_row(name, *_load(node, Open(times * sustainable_per_s), seconds, warm_up_s)))
+    rise = _QUICK_RISE if quick else _RISE
+    with tqdm(desc="loads", file=sys.stderr, disable=None) as bar:
+
+        def measure(name: str, load: Load, for_s: float) -> dict[str, Any]:
+            row = _row(name, *_load(node, load, for_s, warm_up_s))
             bar.update()
+            return row
+
+        rows = [measure("saturation", Closed(callers), try_s)]
+        rate = _LOWEST * rows[0]["answered_per_s"]
+        while rate < _MOST * rows[0]["answered_per_s"]:
+            rows.append(measure("tried", Open(rate), try_s))
+            if rows[-1]["refused"]:
+                break
+            rate *= rise
+        while True:
+            rate /= rise
+            rows.append(measure("sustainable", Open(rate), seconds))
+            if rows[-1]["refused"] <= _REFUSED * rows[-1]["requests"]:
+                break
+            rows[-1]["load"] = "tried"
+        rows.append(measure(f"{_TIMES} times that", Open(_TIMES * rate), seconds))
     return rows
 
 

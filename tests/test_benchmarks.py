@@ -116,11 +116,12 @@ def test_overload() -> None:
     assert report["benchmark"] == "overload"
     target = {each["name"]: each["value"] for each in report["targets"]}
     assert list(target) == ["admitted_p99_ratio", "refusal_p99_ms", "rss_growth", "goodput_kept", "failed"]
-    saturated, sustained, overloaded = report["results"]
+    saturated, *_, sustained, overloaded = report["results"]
     for row in report["results"]:
         assert row["answered_per_s"] > 0 and 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["rss_first_mib"] > 500 and row["rss_last_mib"] > 500
-    assert sustained["offered_per_s"] < saturated["answered_per_s"] < overloaded["offered_per_s"]
+    assert max(saturated["answered_per_s"], sustained["offered_per_s"]) < overloaded["offered_per_s"]
+    assert sustained["refused"] <= sustained["requests"] / 100
     assert overloaded["refused"] > overloaded["requests"] / 2
     assert target["failed"] == 0
     assert target["admitted_p99_ratio"] == overloaded["p99_ms"] / sustained["p99_ms"]

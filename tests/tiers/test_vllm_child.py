@@ -1,8 +1,11 @@
-"""How an engine's processes wait for each other: vLLM's own queue in shared memory, with its wait replaced."""
+"""How an engine's processes wait for each other (vLLM's own queue in shared memory, with its wait replaced), and how
+its workers come to be."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,10 +54,57 @@ def test_a_reader_leaves_its_core_to_others_and_hears_of_each_message(condition:
 
 
 @pytest.mark.engine
-def test_elsewhere_than_on_a_cpu_vllm_waits_as_it_does(condition: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.platforms import current_platform
+@pytest.mark.parametrize(
+    ("told", "bound"),
+    [
+        ({"OMP_PLACES": "{0}"}, ([0], 1)),
+        ({"KMP_AFFINITY": "granularity=fine,explicit,proclist=[0]"}, ([0], 1)),
+        ({"OMP_PLACES": "cores"}, None),
+        ({}, None),
+    ],
+    ids=["OpenMP's way", "Intel's", "the operator's own", "not bound"],
+)
+def test_a_worker_is_forked_and_keeps_to_the_cores_that_vllm_chose(
+    told: dict[str, str], bound: tuple[list[int], int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from vllm.v1.executor import multiproc_executor
+    from vllm.v1.executor.multiproc_executor import WorkerProc
 
-    before = condition.wait
+    def work(found: Any, *, rank: int) -> None:
+        threads = [thread.name for thread in threading.enumerate()]
+        found.put((rank, (sorted(os.sched_getaffinity(0)), torch.get_num_threads()), "parent-watch" in threads))
+
+    for variable in ("OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(multiproc_executor, "get_mp_context", multiproc_executor.get_mp_context)
+    monkeypatch.setattr(WorkerProc, "worker_main", staticmethod(work))
+    before = sorted(os.sched_getaffinity(0)), torch.get_num_threads()
+    vllm_child._fork_workers()
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    context = multiproc_executor.get_mp_context()
+    assert context.get_start_method() == "fork"
+    found = context.Queue()
+    worker = context.Process(target=WorkerProc.worker_main, args=(found,), kwargs={"rank": 3}, daemon=True)
+    worker.start()
+    assert found.get(timeout=30) == (3, bound or before, True)
+    worker.join(30)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.engine
+def test_elsewhere_than_on_a_cpu_vllm_does_as_it_does(condition: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.platforms import current_platform
+    from vllm.v1.executor import multiproc_executor
+
+    before = condition.wait, multiproc_executor.get_mp_context
+    watched: list[int] = []
+    monkeypatch.setenv(vllm_child.NODE_VARIABLE, "1")
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=7))
+    monkeypatch.setattr("os.setpgid", lambda *ids: None)
+    monkeypatch.setattr(vllm_child, "_watch", watched.append)
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda platform: False)
-    vllm_child._wait_with_pauses()
-    assert condition.wait is before
+    vllm_child.settle()
+    assert watched == [7]
+    assert (condition.wait, multiproc_executor.get_mp_context) == before

@@ -5,14 +5,18 @@ An engine must not outlive the node nor end before it:
   finish what is running before it ends them.
 - After a kill -9 of the node nobody tells the engines. Each watches its parent and ends itself.
 
-And on a CPU an engine must not spend the cores that the other engine and the node need on waiting: see Waiting.
+And on a CPU an engine must not spend the cores that the other engine and the node need on waiting (see Waiting), nor
+import vLLM once more for its worker (see _fork_workers).
 """
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 # Set by the node for its children. Elsewhere in the same environment vLLM stays as it is.
@@ -30,8 +34,10 @@ def settle() -> None:
         return
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    threading.Thread(target=_end_with, args=(parent.pid,), name="parent-watch", daemon=True).start()
-    _wait_with_pauses()
+    _watch(parent.pid)
+    if _on_cpu():
+        _wait_with_pauses()
+        _fork_workers()
 
 
 class Waiting:
@@ -54,13 +60,16 @@ class Waiting:
         return now - self._began > _SPIN_S
 
 
-def _wait_with_pauses() -> None:
-    """Let each reader in this process wait so, on a CPU. Imports vLLM."""
-    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+def _on_cpu() -> bool:
     from vllm.platforms import current_platform
 
-    if not current_platform.is_cpu():
-        return
+    return bool(current_platform.is_cpu())
+
+
+def _wait_with_pauses() -> None:
+    """Let each reader in this process wait so. Imports vLLM."""
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
     wait_as_vllm = SpinCondition.wait
 
     def wait(reader: Any, timeout_ms: int | None = None) -> None:
@@ -72,6 +81,42 @@ def _wait_with_pauses() -> None:
             wait_as_vllm(reader, timeout_ms)
 
     SpinCondition.wait = wait
+
+
+def _fork_workers() -> None:
+    """Let this process, an engine's core, fork its workers: they have then what it has imported, which would take each
+    as long again, ten seconds of an engine's start, or of its rebuild.
+
+    vLLM does so on a GPU host. On a CPU it starts them from nothing, for OpenMP reads when it is loaded how many
+    threads it may have, and on which cores; a forked worker is told.
+    """
+    from vllm.v1.executor import multiproc_executor
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    work = WorkerProc.worker_main
+
+    def settled(*arguments: Any, **options: Any) -> None:
+        _watch(os.getppid())
+        _bind_threads(os.environ)
+        work(*arguments, **options)
+
+    multiproc_executor.get_mp_context = partial(multiprocessing.get_context, "fork")
+    WorkerProc.worker_main = staticmethod(settled)
+
+
+def _bind_threads(environment: Mapping[str, str]) -> None:
+    """As vLLM says to OpenMP (vllm/utils/ompmultiprocessing.py); not at all where the operator left out binding."""
+    places = (environment.get(name) for name in ("OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"))
+    cores = {int(core) for core in re.findall(r"\d+", next(filter(None, places), ""))}
+    if cores:
+        import torch
+
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(len(cores))
+
+
+def _watch(parent_pid: int | None) -> None:
+    threading.Thread(target=_end_with, args=(parent_pid,), name="parent-watch", daemon=True).start()
 
 
 def _end_with(parent_pid: int | None) -> None:
