@@ -139,7 +139,7 @@ class _Comparison:
         return self._pair.slo_factor * alone_ms
 
     def _saturate(self, name: str, seed: int) -> None:
-        found = trials.saturated(self._pair, self._ways[name], self._options.seconds, seed)
+        found = trials.saturated(self._pair, self._ways[name], self._options.seconds, self._slo, seed)
         (row,) = summarise([found.trial])
         self._measured[name].saturated_per_s.append(row["requests_per_s"])
         self._measured[name].cpu_s_per_request.append(found.cpu_s_per_request)

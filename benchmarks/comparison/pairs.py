@@ -6,7 +6,8 @@ refused takes no time, which would flatter the P99.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tierserve.lab.tasks import mix
 
 Config = dict[str, Any]
 _LONGEST = 96  # tokens: longer than any right answer of the lab
-_FIXED = 16  # tokens of each answer where there are no weights
+# Tokens of the answers where there are no weights, in turns: were they all of one length, an engine's slots would end
+# together, and a short trial would count whole batches.
+_FIXED = (8, 12, 16, 20, 24)
 _CONTEXT = 2048  # tokens of the dummies'
 _KV_BYTES = 512 << 20  # holds one prompt of that context in float32, and their 16 requests at once
 
@@ -60,7 +63,7 @@ def lab(questions: int) -> Pair:
 
 def dummy_cpu(folder: Path, prompts: Path | None, length_key: str) -> Pair:
     """60 M and 510 M parameters, at the cost of real models of that size; their answers mean nothing, so nothing is
-    judged, and all have one length, or the prompts' own.
+    judged, and their lengths are fixed: 16 tokens on average, or the prompts' own.
 
     The split is the article's 85/15, held by the router: whichever prompts a real pair's would be, the router scores
     each and sends the highest up.
@@ -79,13 +82,17 @@ def dummy_cpu(folder: Path, prompts: Path | None, length_key: str) -> Pair:
     }
     return Pair(
         config=_alike(config),
-        prompts=read_prompts(prompts, length_key) if prompts else built_in(),
-        max_tokens=_FIXED,
+        prompts=read_prompts(prompts, length_key) if prompts else _of_fixed_lengths(built_in()),
+        max_tokens=max(_FIXED),
         body={"temperature": 0, "ignore_eos": True},
         at_once=32,
         length_share=0.15,
         slo_factor=4,
     )
+
+
+def _of_fixed_lengths(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return [replace(prompt, output_tokens=length) for prompt, length in zip(prompts, cycle(_FIXED), strict=False)]
 
 
 def by_length(pair: Pair) -> Config:

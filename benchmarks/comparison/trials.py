@@ -47,8 +47,9 @@ def alone_s(pair: Pair, way: Way, count: int) -> float:
     return median(sample.latency_s for sample in _run(way, plan).trial.samples)
 
 
-def saturated(pair: Pair, way: Way, seconds: float, seed: int) -> Run:
-    return _run(way, replace(_plan(pair, way, seconds, seed), loads=[Closed(pair.at_once)]))
+def saturated(pair: Pair, way: Way, seconds: float, slo: Slo, seed: int) -> Run:
+    plan = replace(_plan(pair, way, seconds, seed), loads=[Closed(pair.at_once)])
+    return _run(way, replace(plan, warmup_s=_settled_s(slo, seconds)))
 
 
 def offered(pair: Pair, way: Way, rate: float, seconds: float, seed: int) -> Run:
@@ -58,14 +59,19 @@ def offered(pair: Pair, way: Way, rate: float, seconds: float, seed: int) -> Run
 
 def holds(pair: Pair, way: Way, rate: float, seconds: float, slo: Slo, seed: int) -> tuple[bool, Run]:
     """Evenly spaced, so that a short trial does not measure the luck of the draw. Ends when too many missed the SLO."""
-    assert slo.e2e_ms is not None
-    settled_s = max(_WARM_UP_S, slo.e2e_ms / 1000)  # by then as many are being answered as the rate needs
-    plan = replace(_plan(pair, way, seconds, seed), loads=[Open(rate, poisson=False)], warmup_s=min(settled_s, seconds))
+    plan = replace(_plan(pair, way, seconds, seed), loads=[Open(rate, poisson=False)])
+    plan = replace(plan, warmup_s=_settled_s(slo, seconds))
     watch = _Watch(slo, most_missed=(1 - KEPT) * rate * seconds)
     found = _run(way, plan, watch)
     if found.trial.unfinished:
         way.wait_until_idle()  # what was broken off must not weigh on the next trial
     return not watch.failed and keeps_up(found.trial), found
+
+
+def _settled_s(slo: Slo, seconds: float) -> float:
+    """By then as many are being answered as the load needs. No longer than the trial itself."""
+    assert slo.e2e_ms is not None
+    return min(max(_WARM_UP_S, slo.e2e_ms / 1000), seconds)
 
 
 def keeps_up(trial: Trial) -> bool:
