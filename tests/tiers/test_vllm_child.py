@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,20 +55,12 @@ def test_a_reader_leaves_its_core_to_others_and_hears_of_each_message(condition:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(
-    ("told", "bound"),
-    [
-        ({"OMP_PLACES": "{0}"}, ([0], 1)),
-        ({"KMP_AFFINITY": "granularity=fine,explicit,proclist=[0]"}, ([0], 1)),
-        ({"OMP_PLACES": "cores"}, None),
-        ({}, None),
-    ],
-    ids=["OpenMP's way", "Intel's", "the operator's own", "not bound"],
-)
+@pytest.mark.parametrize(("cpu_lists", "bound"), [([[0], [1]], ([0], 1)), ([], None)], ids=["bound", "not bound"])
 def test_a_worker_is_forked_and_keeps_to_the_cores_that_vllm_chose(
-    told: dict[str, str], bound: tuple[list[int], int] | None, monkeypatch: pytest.MonkeyPatch
+    cpu_lists: list[list[int]], bound: tuple[list[int], int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
+    from vllm.utils.ompmultiprocessing import OMPProcessManager
     from vllm.v1.executor import multiproc_executor
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
@@ -75,19 +68,17 @@ def test_a_worker_is_forked_and_keeps_to_the_cores_that_vllm_chose(
         threads = [thread.name for thread in threading.enumerate()]
         found.put((rank, (sorted(os.sched_getaffinity(0)), torch.get_num_threads()), "parent-watch" in threads))
 
-    for variable in ("OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"):
-        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(multiproc_executor, "get_mp_context", multiproc_executor.get_mp_context)
+    monkeypatch.setattr(OMPProcessManager, "configure_omp_envs", lambda *ranks: nullcontext())
     monkeypatch.setattr(WorkerProc, "worker_main", staticmethod(work))
     before = sorted(os.sched_getaffinity(0)), torch.get_num_threads()
     vllm_child._fork_workers()
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
     context = multiproc_executor.get_mp_context()
     assert context.get_start_method() == "fork"
     found = context.Queue()
     worker = context.Process(target=WorkerProc.worker_main, args=(found,), kwargs={"rank": 3}, daemon=True)
-    worker.start()
+    with OMPProcessManager.configure_omp_envs(SimpleNamespace(cpu_lists=cpu_lists), rank=3, local_rank=0):
+        worker.start()
     assert found.get(timeout=30) == (3, bound or before, True)
     worker.join(30)
     assert worker.exitcode == 0

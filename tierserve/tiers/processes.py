@@ -4,14 +4,13 @@ worker whose core was killed is nobody's child any more, and one that was stoppe
 None is waited for with waitpid: their exit status is for multiprocessing to read, which started them.
 """
 
-import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 
 import psutil
 
-from tierserve.threads import NICENESS
+from tierserve import threads
 
 _POLL_S = 0.02
 
@@ -44,13 +43,11 @@ def runs(process: psutil.Process) -> bool:
 def step_back(processes: Iterable[psutil.Process]) -> None:
     """Let this process go before them where they share cores: its event loop moves the streams of all, and a step of
     theirs takes its time anyway. Of ten times as many requests as two cores could answer the last in a hundred was
-    refused after 135 ms, with this after 35. Threads that they start later inherit it.
+    refused after 135 ms, with this after 35.
     """
-    niceness = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
     for process in processes:
-        with suppress(psutil.Error, OSError):  # it has just ended, or the system knows no priorities
-            for thread in process.threads():
-                os.setpriority(os.PRIO_PROCESS, thread.id, niceness)
+        with suppress(psutil.Error):  # it has just ended
+            threads.step_back(thread.id for thread in process.threads())
 
 
 def end(processes: Iterable[psutil.Process], patience_s: float = 10.0) -> list[psutil.Process]:

@@ -11,11 +11,10 @@ import vLLM once more for its worker (see _fork_workers).
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -90,29 +89,34 @@ def _fork_workers() -> None:
     vLLM does so on a GPU host. On a CPU it starts them from nothing, for OpenMP reads when it is loaded how many
     threads it may have, and on which cores; a forked worker is told.
     """
+    from vllm.utils.ompmultiprocessing import OMPProcessManager
     from vllm.v1.executor import multiproc_executor
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
-    work = WorkerProc.worker_main
+    work, tell = WorkerProc.worker_main, OMPProcessManager.configure_omp_envs
+    cores: list[int] = []  # of the worker that comes next; none where the operator wants no binding
+
+    def told(manager: Any, rank: int, local_rank: int) -> Any:
+        cores[:] = manager.cpu_lists[local_rank] if manager.cpu_lists else []
+        return tell(manager, rank, local_rank)
 
     def settled(*arguments: Any, **options: Any) -> None:
         _watch(os.getppid())
-        _bind_threads(os.environ)
+        if cores:
+            _keep_to(cores)
         work(*arguments, **options)
 
     multiproc_executor.get_mp_context = partial(multiprocessing.get_context, "fork")
+    OMPProcessManager.configure_omp_envs = told
     WorkerProc.worker_main = staticmethod(settled)
 
 
-def _bind_threads(environment: Mapping[str, str]) -> None:
-    """As vLLM says to OpenMP (vllm/utils/ompmultiprocessing.py); not at all where the operator left out binding."""
-    places = (environment.get(name) for name in ("OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"))
-    cores = {int(core) for core in re.findall(r"\d+", next(filter(None, places), ""))}
-    if cores:
-        import torch
+def _keep_to(cores: Collection[int]) -> None:
+    """With all threads that are still to come, one for each core."""
+    import torch
 
-        os.sched_setaffinity(0, cores)
-        torch.set_num_threads(len(cores))
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
 
 
 def _watch(parent_pid: int | None) -> None:
