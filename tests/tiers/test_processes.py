@@ -51,6 +51,8 @@ def test_a_family_that_steps_back_lets_this_process_go_first(stubborn: subproces
     processes.step_back([*found, *found])  # more than once does no more
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert [process.nice() for process in found] == [own + NICENESS] * len(found)
+    processes.step_back(found, 2)
+    assert [process.nice() for process in found] == [own + 2 * NICENESS] * len(found)
 
 
 def test_the_whole_family_ends_though_it_ignores_sigterm_and_one_is_stopped(stubborn: subprocess.Popen[bytes]) -> None:

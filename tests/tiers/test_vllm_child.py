@@ -56,17 +56,26 @@ def test_a_reader_leaves_its_core_to_others_and_hears_of_each_message(condition:
 
 @pytest.mark.engine
 @pytest.mark.parametrize(("cpu_lists", "bound"), [([[0], [1]], ([0], 1)), ([], None)], ids=["bound", "not bound"])
-def test_a_worker_is_forked_and_keeps_to_the_cores_that_vllm_chose(
-    cpu_lists: list[list[int]], bound: tuple[list[int], int] | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
+def test_a_worker_is_forked_and_keeps_to_what_vllm_was_told(
+    cpu_lists: list[list[int]], bound: tuple[list[int], int] | None, eager: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from vllm.utils.ompmultiprocessing import OMPProcessManager
     from vllm.v1.executor import multiproc_executor
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
-    def work(found: Any, *, rank: int) -> None:
+    compiled: list[str] = []
+
+    def note(graph: Any, inputs: Any) -> Any:
+        compiled.append("one")
+        return graph.forward
+
+    def work(found: Any, *, vllm_config: Any) -> None:
         threads = [thread.name for thread in threading.enumerate()]
-        found.put((rank, (sorted(os.sched_getaffinity(0)), torch.get_num_threads()), "parent-watch" in threads))
+        torch.compile(lambda x: x + 1, backend=note)(torch.zeros(3))
+        bound = sorted(os.sched_getaffinity(0)), torch.get_num_threads()
+        found.put((vllm_config, bound, bool(compiled), "parent-watch" in threads))
 
     monkeypatch.setattr(multiproc_executor, "get_mp_context", multiproc_executor.get_mp_context)
     monkeypatch.setattr(OMPProcessManager, "configure_omp_envs", lambda *ranks: nullcontext())
@@ -76,10 +85,11 @@ def test_a_worker_is_forked_and_keeps_to_the_cores_that_vllm_chose(
     context = multiproc_executor.get_mp_context()
     assert context.get_start_method() == "fork"
     found = context.Queue()
-    worker = context.Process(target=WorkerProc.worker_main, args=(found,), kwargs={"rank": 3}, daemon=True)
+    config = SimpleNamespace(model_config=SimpleNamespace(enforce_eager=eager))
+    worker = context.Process(target=WorkerProc.worker_main, args=(found,), kwargs={"vllm_config": config}, daemon=True)
     with OMPProcessManager.configure_omp_envs(SimpleNamespace(cpu_lists=cpu_lists), rank=3, local_rank=0):
         worker.start()
-    assert found.get(timeout=30) == (3, bound or before, True)
+    assert found.get(timeout=60) == (config, bound or before, not eager, True)
     worker.join(30)
     assert worker.exitcode == 0
 

@@ -114,7 +114,7 @@ class TierPair:
 def build_tiers(config: "TiersConfig") -> TierPair:
     """Both tiers, not yet started. Raises ConfigError."""
     check_placement(config)
-    small, large = (_build(config[role], f"tiers.{role}") for role in Role)
+    small, large = (_build(config[role], role) for role in Role)
     return TierPair(small, large, one_by_one=share_a_device(config))
 
 
@@ -133,10 +133,13 @@ def check_tiers(config: "TiersConfig") -> list[str]:
     return lines
 
 
-def _build(config: "TierConfig", where: str) -> Tier:
+def _build(config: "TierConfig", role: Role) -> Tier:
+    where = f"tiers.{role}"
     if config.remote is not None:
         return RemoteTier(config.name, config.remote, f"{where}.remote")
-    return VllmTier(config, where)
+    # With half of the cores each the large tier's few answers, which take longest, would take twice as long as soon as
+    # the small tier is busy, whose answers have time to spare.
+    return VllmTier(config, where, steps_back=2 if role is Role.SMALL else 1)
 
 
 async def _reminded(tier: Tier) -> None:

@@ -40,14 +40,14 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def step_back(processes: Iterable[psutil.Process]) -> None:
+def step_back(processes: Iterable[psutil.Process], steps: int = 1) -> None:
     """Let this process go before them where they share cores: its event loop moves the streams of all, and a step of
     theirs takes its time anyway. Of ten times as many requests as two cores could answer the last in a hundred was
     refused after 135 ms, with this after 35.
     """
     for process in processes:
         with suppress(psutil.Error):  # it has just ended
-            threads.step_back(thread.id for thread in process.threads())
+            threads.step_back([thread.id for thread in process.threads()], steps)
 
 
 def end(processes: Iterable[psutil.Process], patience_s: float = 10.0) -> list[psutil.Process]:

@@ -100,11 +100,13 @@ def _fork_workers() -> None:
         cores[:] = manager.cpu_lists[local_rank] if manager.cpu_lists else []
         return tell(manager, rank, local_rank)
 
-    def settled(*arguments: Any, **options: Any) -> None:
+    def settled(*arguments: Any, vllm_config: Any, **options: Any) -> None:
         _watch(os.getppid())
         if cores:
             _keep_to(cores)
-        work(*arguments, **options)
+        if vllm_config.model_config.enforce_eager:
+            _compile_nothing()
+        work(*arguments, vllm_config=vllm_config, **options)
 
     multiproc_executor.get_mp_context = partial(multiprocessing.get_context, "fork")
     OMPProcessManager.configure_omp_envs = told
@@ -117,6 +119,14 @@ def _keep_to(cores: Collection[int]) -> None:
 
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
+
+
+def _compile_nothing() -> None:
+    """Also not the two helpers of its sampler that vLLM compiles nevertheless: seconds at each start, with a C++
+    compiler, to count the tokens that are likelier than the one that was chosen."""
+    import torch
+
+    torch.compiler.set_stance("force_eager")
 
 
 def _watch(parent_pid: int | None) -> None:

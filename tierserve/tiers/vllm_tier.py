@@ -55,13 +55,17 @@ _WARM_UP: tuple[dict[str, Any], ...] = (
 
 
 class VllmTier:
-    """One engine and vLLM's OpenAI layer over it. `where` is the tier's path in the configuration file."""
+    """One engine and vLLM's OpenAI layer over it. `where` is the tier's path in the configuration file.
 
-    def __init__(self, config: "TierConfig", where: str) -> None:
+    On a CPU the engine lets this process go first, and engines that step back by less: see processes.step_back.
+    """
+
+    def __init__(self, config: "TierConfig", where: str, steps_back: int = 1) -> None:
         self.name = config.name
         self.max_model_len: int | None = None
         self._config = config
         self._where = where
+        self._steps_back = steps_back
         self._state = TierState.STOPPED
         self._waiting_for = ""
         self._template_tokens = _NOT_MEASURED
@@ -245,7 +249,8 @@ class VllmTier:
         self._now_waits_for("the first requests, which warm it up")
         await self._warm_up()
         if on_cpu():
-            processes.step_back(self._processes)  # not before: an engine that is being rebuilt goes before the other
+            # Not before: an engine that is being rebuilt goes before the other.
+            processes.step_back(self._processes, self._steps_back)
         self._waiting_for = ""
 
     def _now_waits_for(self, what: str) -> None:
