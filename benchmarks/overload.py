@@ -4,11 +4,11 @@
     python benchmarks/overload.py --seconds 30
 
 A node on the embedded default is first kept busy: three callers for four of both tiers' slots, each asks again when it
-is answered. From seven tenths of what it answers then the load rises by a twentieth at a time until somebody is
-refused. The last before that comes for two minutes, or a twentieth less, again and again, where more than one in a
-hundred is refused in so long: that is the full sustainable load. Then ten times as much comes. Every load but the first
-comes at random times, whatever the answers do, over connections that are kept. Every request asks for `auto` and a
-whole answer of 64 tokens; its time runs from when it was due, however late the client was.
+is answered. From half of what it answers then the load rises by a tenth at a time until somebody is refused. The last
+before that comes for two minutes, or a tenth less, again and again, where more than one in a hundred is refused in so
+long: that is the full sustainable load. Then ten times as much comes. Every load but the first comes at random times,
+whatever the answers do, over connections that are kept. Every request asks for `auto` and a whole answer of 64 tokens;
+its time runs from when it was due, however late the client was.
 
 A request is refused when it gets a 503 with `retry-after`. Failed is what gets neither that nor an answer. Resident
 memory is that of the node and its engines, shared pages counted in each.
@@ -40,8 +40,8 @@ from tqdm import tqdm
 _SECONDS, _QUICK_SECONDS = 120.0, 4.0
 _SATURATE_S, _QUICK_SATURATE_S = 20.0, 4.0
 _WARM_UP_S, _QUICK_WARM_UP_S = 15.0, 2.0
-_LOWEST, _MOST = 0.7, 1.5  # between which parts of what saturation answers loads are tried
-_RISE, _QUICK_RISE = 1.05, 1.3
+_LOWEST, _MOST = 0.5, 1.5  # between which parts of what saturation answers loads are tried
+_RISE, _QUICK_RISE = 1.1, 1.3
 _REFUSED = 0.01  # more than that, and a load is not sustainable
 _TIMES = 10
 _TOKENS = 64

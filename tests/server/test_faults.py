@@ -82,6 +82,11 @@ def test_a_core_that_is_killed_costs_nobody_an_answer_who_had_not_begun_to_get_o
     assert streamed.begun.wait(60)
     half.wait_for(lambda: half.metric("tierserve_requests_in_flight ") == 3, "the requests to be accepted")
     before[0].kill()
+    half.wait_for(lambda: ready(half)[1]["degraded"] == ["lab-small"], "its end to be noticed")
+    status, body = ready(half)
+    assert status == 200
+    assert body["tiers"]["lab-small"]["waiting_for"] == "its engine to be rebuilt after it died, try 1"
+    assert Asked(half, max_tokens=4).answered_by() == (200, "elsewhere", "failover")
     assert whole.answered_by() == (200, "elsewhere", "failover")
     assert json.loads(whole.text)["usage"]["completion_tokens"] == 1500
     assert streamed.answered_by()[:2] == (200, "lab-small")
@@ -91,11 +96,6 @@ def test_a_core_that_is_killed_costs_nobody_an_answer_who_had_not_begun_to_get_o
     assert done == "data: [DONE]"
     assert forced.answered_by()[0] == 503
     assert forced.headers["retry-after"]
-    status, body = ready(half)
-    assert (status, body["degraded"]) == (200, ["lab-small"])
-    waiting_for = body["tiers"]["lab-small"]["waiting_for"]
-    assert waiting_for == "its engine to be rebuilt after it died, try 1"
-    assert Asked(half, max_tokens=4).answered_by() == (200, "elsewhere", "failover")
     wait_until_rebuilt(half, before)
     assert (restarts(half, "died"), restarts(half, "hung")) == (1, 0)
 
