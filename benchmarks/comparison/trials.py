@@ -48,8 +48,8 @@ def alone_s(pair: Pair, way: Way, count: int) -> float:
 
 
 def saturated(pair: Pair, way: Way, seconds: float, slo: Slo, seed: int) -> Run:
-    plan = replace(_plan(pair, way, seconds, seed), loads=[Closed(pair.at_once)])
-    return _run(way, replace(plan, warmup_s=_settled_s(slo, seconds)))
+    plan = _plan(pair, way, seconds, seed)
+    return _run(way, replace(plan, loads=[Closed(pair.at_once)], warmup_s=_settled_s(slo, seconds)))
 
 
 def offered(pair: Pair, way: Way, rate: float, seconds: float, seed: int) -> Run:
@@ -59,8 +59,8 @@ def offered(pair: Pair, way: Way, rate: float, seconds: float, seed: int) -> Run
 
 def holds(pair: Pair, way: Way, rate: float, seconds: float, slo: Slo, seed: int) -> tuple[bool, Run]:
     """Evenly spaced, so that a short trial does not measure the luck of the draw. Ends when too many missed the SLO."""
-    plan = replace(_plan(pair, way, seconds, seed), loads=[Open(rate, poisson=False)])
-    plan = replace(plan, warmup_s=_settled_s(slo, seconds))
+    plan = _plan(pair, way, seconds, seed)
+    plan = replace(plan, loads=[Open(rate, poisson=False)], warmup_s=_settled_s(slo, seconds))
     watch = _Watch(slo, most_missed=(1 - KEPT) * rate * seconds)
     found = _run(way, plan, watch)
     if found.trial.unfinished:

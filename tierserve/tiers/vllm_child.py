@@ -34,7 +34,9 @@ def settle() -> None:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     _watch(parent.pid)
-    if _on_cpu():
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
         _wait_with_pauses()
         _fork_workers()
 
@@ -57,12 +59,6 @@ class Waiting:
         if last_read != self._last_read:
             self._last_read, self._began = last_read, now
         return now - self._began > _SPIN_S
-
-
-def _on_cpu() -> bool:
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
 
 
 def _wait_with_pauses() -> None:
